@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from supervised.data.manifest import read_manifest, write_manifest
+from supervised.data.sample import SPLITS, Sample
+from supervised.errors import DataError
+
+ROW = {"id": "q1", "question": "which sound?", "answers": ["dog"], "audio": "clips/1.wav"}
+ROW |= {"group": "g", "split": "test"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("clips/1.wav", "frames/1.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def write(folder: Path, *rows: Any) -> Path:
+    path = folder / "manifest.jsonl"
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
+    return path
+
+
+def test_a_row_becomes_a_sample_with_paths_seen_from_the_manifest(folder: Path) -> None:
+    full = ROW | {"image": "frames/1.png", "retention_set": "vqav2", "type": "Audio/Counting", "difficulty": "easy"}
+    assert read_manifest(write(folder, full)) == [
+        Sample(
+            "q1",
+            "which sound?",
+            ("dog",),
+            folder / "frames/1.png",
+            folder / "clips/1.wav",
+            "vqav2",
+            "Audio/Counting",
+            "g",
+            "easy",
+            "test",
+        )
+    ]
+
+
+def test_only_three_keys_are_required_and_a_question_without_group_is_its_own_cluster(folder: Path) -> None:
+    rows = [{"id": name, "question": "?", "answers": ["a"], "image": None} for name in ("q1", "q2")]
+    samples = read_manifest(write(folder, rows[0], "", rows[1]))
+    assert [(s.id, s.group, s.split, s.image, s.audio) for s in samples] == [
+        ("q1", "q1", "train", None, None),
+        ("q2", "q2", "train", None, None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (ROW | {"audoi": "x"}, r"unknown key 'audoi'; allowed: id, question, .*; did you mean 'audio'\?"),
+        (ROW | {"zzz": 1}, "unknown key 'zzz'; allowed: .*; remove it"),
+        ({"id": "q", "answers": ["a"]}, "key 'question' is missing; required: id, question, answers; add it"),
+        (ROW | {"id": 5}, "'id' must be a string, got 5; correct it"),
+        (ROW | {"id": ""}, "'id' is an empty string; give a value"),
+        (ROW | {"question": " "}, "sample 'q1' needs a question and at least one answer"),
+        (ROW | {"question": None}, "'question' must be a string, got null"),
+        (ROW | {"answers": "dog"}, "'answers' must be a list of one string, or of ten, got \"dog\""),
+        (ROW | {"answers": ["a", 2]}, r"'answers' must be a list of one string, or of ten, got \[\"a\", 2\]"),
+        (ROW | {"answers": ["a"] * 3}, "'answers' must be a list of one string, or of ten, got 3 of them"),
+        (ROW | {"answers": []}, "'answers' must be a list of one string, or of ten, got 0 of them"),
+        (ROW | {"audio": ["a.wav"]}, "'audio' must be a string or null, got .*; correct it"),
+        (ROW | {"audio": ""}, "'audio' is an empty string; give a value or null"),
+        (ROW | {"audio": "clips/2.wav"}, r"audio file .*clips/2\.wav does not exist; paths are relative"),
+        (ROW | {"image": "clips"}, "image file .*clips does not exist"),
+        (ROW | {"audio": "a\0b"}, "audio file .* does not exist"),
+        (ROW | {"split": "dev"}, "split 'dev' is unknown; allowed: adapter, train, validation, calibration, test"),
+        ([1, 2], "expected a JSON object, got list"),
+        ('{"id": "q1"', r"not valid JSON \(.*column 12\)"),
+        ('{"id": ' + "1" * 5_000 + "}", r"not usable JSON \(.*\); write one"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"id": "q1", "id": "q2"}', "key 'id' stands twice in the object; keep one"),
+        (ROW, "id 'q1' stands in line 1 already; ids must differ"),
+        (ROW | {"id": "q2", "split": "train"}, "group 'g' is in split 'train' here and in 'test' in line 1"),
+    ],
+)
+def test_a_bad_row_is_refused_by_file_and_line(folder: Path, row: Any, message: str) -> None:
+    path = write(folder, ROW, "", row)
+    with pytest.raises(DataError, match=r"manifest\.jsonl, line 3: " + message) as caught:
+        read_manifest(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_bytes_that_are_not_utf8_are_refused_and_a_byte_order_mark_is_not(folder: Path) -> None:
+    path = folder / "manifest.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(ROW).encode())
+    assert len(read_manifest(path)) == 1
+    path.write_bytes(json.dumps(ROW).encode() + b"\n\xff\n")
+    with pytest.raises(DataError, match="line 2: not UTF-8; save the manifest as UTF-8"):
+        read_manifest(path)
+
+
+def test_a_missing_or_empty_manifest_is_refused(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"none\.jsonl does not exist or is not a file"):
+        read_manifest(folder / "none.jsonl")
+    with pytest.raises(DataError, match=r"manifest\.jsonl holds no question; write one JSON object a line"):
+        read_manifest(write(folder, ""))
+
+
+def test_a_written_manifest_names_media_relative_to_itself(folder: Path) -> None:
+    (folder / "lists").mkdir()
+    write_manifest(folder / "lists" / "m.jsonl", [Sample("q", "?", ("a",), audio=folder / "clips/1.wav", group="g")])
+    assert json.loads((folder / "lists/m.jsonl").read_text())["audio"] == "../clips/1.wav"
+    assert read_manifest(folder / "lists" / "m.jsonl")[0].audio == folder / "lists/../clips/1.wav"
+
+
+def test_media_in_memory_cannot_be_written_and_nothing_is_left_behind(folder: Path) -> None:
+    sample = Sample("q", "?", ("a",), image=Image.new("RGB", (2, 2)))
+    with pytest.raises(DataError, match="sample 'q' has its image in memory; write it to a file"):
+        write_manifest(folder / "m.jsonl", [sample])
+    assert not (folder / "m.jsonl").exists()
+
+
+TEXT = st.text(min_size=1, max_size=12)
+SAMPLES = st.builds(
+    Sample,
+    id=TEXT,
+    question=TEXT.filter(str.strip),
+    answers=st.sampled_from([1, 10]).flatmap(lambda n: st.lists(TEXT, min_size=n, max_size=n).map(tuple)),
+    retention_set=st.none() | TEXT,
+    type=st.text(max_size=12),
+    group=TEXT,
+    difficulty=st.none() | TEXT,
+    split=st.sampled_from(SPLITS),
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(samples=st.lists(SAMPLES, min_size=1, max_size=5, unique_by=(lambda s: s.id, lambda s: s.group)))
+def test_what_is_written_is_read_back_equal(tmp_path_factory: pytest.TempPathFactory, samples: list[Sample]) -> None:
+    path = tmp_path_factory.mktemp("manifest") / "m.jsonl"
+    write_manifest(path, samples)
+    assert read_manifest(path) == samples
+
+
+@settings(max_examples=100, deadline=None)
+@given(content=st.binary(max_size=60) | st.text(max_size=60).map(lambda text: f'{{"id": {text}}}'.encode()))
+def test_any_bytes_give_samples_or_a_data_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    path = tmp_path_factory.mktemp("manifest") / "m.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=str(path)):
+        read_manifest(path)

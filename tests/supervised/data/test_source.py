@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from supervised.config import DataConfig
+from supervised.data.source import open_split
+from supervised.errors import DataError
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> DataConfig:
+    rows = [
+        {"id": f"q{i}", "question": "?", "answers": ["a"], "split": split}
+        for i, split in enumerate(("train", "test", "train"))
+    ]
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return DataConfig(manifest=str(tmp_path / "m.jsonl"))
+
+
+def test_a_manifests_split_holds_its_rows_in_order(manifest: DataConfig) -> None:
+    assert [sample.id for sample in open_split(manifest, "train")] == ["q0", "q2"]
+
+
+def test_an_empty_split_is_refused_with_those_that_have_questions(manifest: DataConfig) -> None:
+    with pytest.raises(DataError, match="has no question in split 'adapter'; available: train, test; give some"):
+        open_split(manifest, "adapter")
+
+
+def test_an_unknown_split_is_refused() -> None:
+    with pytest.raises(DataError, match="split 'dev' is unknown; allowed: adapter, train, validation"):
+        open_split(DataConfig(), "dev")
+
+
+def test_without_a_manifest_soundscenes_is_generated() -> None:
+    samples = open_split(DataConfig(adapter=4), "adapter")
+    assert len(samples) == 4
+    assert [samples[i].split for i in range(4)] == ["adapter"] * 4
