@@ -1,0 +1,113 @@
+"""One split of a table, ready to be gathered a batch at a time: normalised features, reward and cost matrices.
+
+Both vector faces (gymnasium and stable-baselines3) and the retention buffer read from here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from envs.config import RewardConfig
+from envs.normaliser import ObservationNormaliser
+from envs.outcomes import TableSplit
+from envs.reward import RewardTerms, cost_matrix
+from envs.source import problem_of
+
+_CACHE_BYTES = 256 << 20
+_ROWS_AT_ONCE = 4096
+
+
+class OutcomeBatches:
+    """Gathers observations, rewards and costs by row of a split.
+
+    Features that fit into 256 MB are normalised once and kept; larger tables are read from disk batch by batch.
+    """
+
+    def __init__(
+        self, split: TableSplit, config: RewardConfig, normaliser: ObservationNormaliser | None = None
+    ) -> None:
+        self.split = split
+        self.problem = problem_of(split)
+        self.normaliser = normaliser or ObservationNormaliser.fit(split.table.split("train"))
+        self.config = config
+        self.terms = RewardTerms(
+            split.score,
+            split.latency_ms,
+            split.retention_set,
+            self.problem.latency_unit_ms,
+            config,
+            self.problem.action_tokens,
+        )
+        self.reward = self.terms.matrix()  # [n, A]
+        self.cost = cost_matrix(split.score, split.retention_set, self.problem.rates)  # [n, K, A]
+        fits = len(split) * sum(self.problem.widths.values()) * 4 <= _CACHE_BYTES
+        self._kept = self._normalised() if fits else None
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def _normalised(self) -> dict[str, np.ndarray]:
+        """Return all features, normalised piece by piece: temporaries stay small."""
+        kept = {name: np.empty((len(self), width), dtype=np.float32) for name, width in self.problem.widths.items()}
+        for first in range(0, len(self), _ROWS_AT_ONCE):
+            rows = slice(first, first + _ROWS_AT_ONCE)
+            for name, values in self.normaliser(self.split.observation(rows)).items():
+                kept[name][rows] = values
+        return kept
+
+    def set_alpha(self, alpha: float) -> None:
+        """Compute the rewards for another price of latency."""
+        self.config = RewardConfig(alpha, self.config.gamma, self.config.token_weight)
+        self.reward = self.terms.matrix(alpha)
+
+    def observe(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the normalised features of some rows, float32 [m, D] each, fresh arrays."""
+        if self._kept is None:
+            return self.normaliser(self.split.observation(rows))
+        return {name: values[rows] for name, values in self._kept.items()}
+
+    def outcome(self, rows: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return reward float32 [m] and cost float32 [m, K] of one action per row."""
+        return self.reward[rows, actions], self.cost[rows, :, actions]
+
+
+class RowSampler:
+    """Rows in shuffled epochs without replacement; its state is JSON and goes on to the row."""
+
+    def __init__(self, rows: int, seed: int | None = None) -> None:
+        self.rows = rows
+        self.seed(seed)
+
+    def seed(self, seed: int | None) -> None:
+        """Begin a new sequence of epochs."""
+        self.generator = np.random.default_rng(seed)
+        self._shuffle()
+
+    def draw(self, count: int) -> np.ndarray:
+        """Return the next rows, int64 [count]; an epoch that ends is followed by the next."""
+        drawn = []
+        while count > 0:
+            if self._cursor == self.rows:
+                self._shuffle()
+            piece = self._order[self._cursor : self._cursor + count]
+            self._cursor += len(piece)
+            count -= len(piece)
+            drawn.append(piece)
+        return np.concatenate(drawn) if drawn else np.zeros(0, dtype=np.int64)
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the generator before this epoch's shuffle, and the place within the epoch."""
+        return {"generator": self._before, "cursor": self._cursor}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on exactly where `get_state` was called."""
+        self.generator.bit_generator.state = state["generator"]
+        self._shuffle()
+        self._cursor = int(state["cursor"])
+
+    def _shuffle(self) -> None:
+        self._before = self.generator.bit_generator.state
+        self._order = self.generator.permutation(self.rows)
+        self._cursor = 0

@@ -1,0 +1,95 @@
+"""Normalisation of observations: (x - mean) / std of the train split, clipped to +-10; stored with the policy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from envs.outcomes import TableSplit
+from supervised.errors import CheckpointError
+
+CLIP = 10.0
+_ROWS_AT_ONCE = 4096
+_SMALLEST_STD = 1e-6
+
+
+class ObservationNormaliser:
+    """Per-dimension shift and scale of every feature; what goes out is float32 within +-10 and never NaN."""
+
+    def __init__(self, mean: Mapping[str, np.ndarray], std: Mapping[str, np.ndarray]) -> None:
+        if mean.keys() != std.keys() or any(mean[name].shape != std[name].shape for name in mean):
+            raise CheckpointError("the normaliser's mean and std do not fit each other; save the policy again.")
+        if not all(np.isfinite(mean[name]).all() and np.all(std[name] > 0) for name in mean):
+            raise CheckpointError("the normaliser needs finite means and positive deviations; save the policy again.")
+        self.mean = {name: np.asarray(value, dtype=np.float32) for name, value in mean.items()}
+        self.std = {name: np.asarray(value, dtype=np.float32) for name, value in std.items()}
+
+    @classmethod
+    def fit(cls, split: TableSplit) -> ObservationNormaliser:
+        """Measure mean and deviation of every feature that the table has; a constant dimension becomes 0."""
+        mean, std = {}, {}
+        for name, column in split.features.items():
+            if not column.shape[1]:
+                continue
+            shift = column[:1].astype(np.float64)  # sums of squares around a value of the data lose no digits
+            total = np.zeros(column.shape[1])
+            squares = np.zeros(column.shape[1])
+            for first in range(0, len(column), _ROWS_AT_ONCE):
+                rows = column[first : first + _ROWS_AT_ONCE].astype(np.float64) - shift
+                total += rows.sum(axis=0)
+                squares += np.square(rows).sum(axis=0)
+            average = total / len(column)
+            deviation = np.sqrt(np.maximum(squares / len(column) - np.square(average), 0.0))
+            mean[name] = average + shift[0]
+            std[name] = np.where(deviation > _SMALLEST_STD, deviation, 1.0)
+        return cls(mean, std)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Width of every feature that goes in and out."""
+        return {name: len(value) for name, value in self.mean.items()}
+
+    def __call__(self, observation: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Normalise features float32 [..., D]; the arrays that come out are fresh."""
+        return {
+            name: np.clip((observation[name] - mean) / self.std[name], -CLIP, CLIP).astype(np.float32, copy=False)
+            for name, mean in self.mean.items()
+        }
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Return what a checkpoint stores as safetensors: `mean.<feature>` and `std.<feature>`."""
+        return {
+            f"{kind}.{name}": value
+            for kind, values in (("mean", self.mean), ("std", self.std))
+            for name, value in values.items()
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a checkpoint stores as JSON."""
+        return {"features": self.widths, "clip": CLIP}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, np.ndarray], description: Mapping[str, Any]) -> ObservationNormaliser:
+        """Restore a normaliser from `tensors()` and `describe()`.
+
+        Raises:
+            CheckpointError: a tensor is missing or of another shape than described.
+        """
+        widths = description.get("features")
+        if not isinstance(widths, Mapping) or description.get("clip") != CLIP:
+            raise CheckpointError(
+                f"the normaliser's description {dict(description)} is damaged; save the policy again."
+            )
+        for name, width in widths.items():
+            for kind in ("mean", "std"):
+                found = tensors.get(f"{kind}.{name}")
+                if found is None or found.shape != (width,):
+                    shape = None if found is None else list(found.shape)
+                    raise CheckpointError(
+                        f"the normaliser's {kind}.{name} has shape {shape}, allowed is [{width}]; save it again."
+                    )
+        return cls(
+            {name: tensors[f"mean.{name}"] for name in widths}, {name: tensors[f"std.{name}"] for name in widths}
+        )

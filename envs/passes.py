@@ -1,0 +1,210 @@
+"""Both passes of the model over a batch of questions: features, answers, scores and latencies of every action.
+
+The table build and the live source run this same code, so that they agree. The picture's features are computed once
+and shared; USE pays for the audio and for a second pass over the same prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from envs.actions import Action
+from envs.config import OutcomesConfig
+from envs.cost import LatencyProfile
+from envs.features import (
+    answer_lengths,
+    as_stored,
+    confidence_features,
+    image_features,
+    question_features,
+)
+from envs.preview import mel_preview
+from supervised.answers import score
+from supervised.data.media import read_image, read_waveform
+from supervised.data.sample import Sample, Waveform
+from supervised.errors import DataError
+
+if TYPE_CHECKING:
+    from supervised.encoder import AudioFeatures
+    from supervised.safe_model import SafeModel
+
+ACTIONS = tuple(action.name.lower() for action in Action)
+
+
+@dataclass
+class BasePass:
+    """What the plain base says to a batch, and what a decision may read."""
+
+    samples: list[Sample]
+    """With their media in memory."""
+    inputs: Any
+    images: Any
+    features: dict[str, np.ndarray]
+    """In the type they are stored in, [B, D] each."""
+    answers: list[str]
+    score: np.ndarray
+    """float32 [B]."""
+    prompt_tokens: np.ndarray
+    """int64 [B]."""
+    new_tokens: np.ndarray
+    """int64 [B]."""
+    latency_ms: np.ndarray
+    """float32 [B]."""
+
+
+@dataclass
+class UsePass:
+    """What base and adapter say to the same batch."""
+
+    answers: list[str]
+    score: np.ndarray
+    latency_ms: np.ndarray
+
+
+class Passes:
+    """Runs a model over batches of samples under one configuration and one latency profile."""
+
+    def __init__(self, model: SafeModel, config: OutcomesConfig, profile: LatencyProfile) -> None:
+        self.model, self.config, self.profile = model, config, profile
+        self.rate: int = model.encoder.rate
+
+    def load(self, sample: Sample, clips: dict[object, tuple[object, Waveform]] | None = None) -> Sample:
+        """Return the sample with its picture and clip in memory, the clip at the encoder's rate.
+
+        Args:
+            sample: Any sample.
+            clips: Clips read before: path or object id -> (the source, kept alive for its id, and the clip).
+
+        Raises:
+            DataError: the picture or the clip cannot be read; the message names the sample.
+        """
+        try:
+            image = None if sample.image is None else read_image(sample.image)
+            audio = None
+            if sample.audio is not None:
+                key = sample.audio if not isinstance(sample.audio, Waveform) else id(sample.audio)
+                known = (clips or {}).get(key)
+                audio = known[1] if known else read_waveform(sample.audio, self.rate)
+                if clips is not None:
+                    clips[key] = (sample.audio, audio)
+        except DataError as error:
+            raise DataError(f"sample {sample.id!r}: {error}") from error
+        return replace(sample, image=image, audio=audio)
+
+    def encode(self, samples: Sequence[Sample], known: dict[int, AudioFeatures] | None = None) -> AudioFeatures:
+        """Return the audio features of loaded samples; a clip object that is met again is not encoded again."""
+        known = {} if known is None else known
+        for sample in samples:
+            if id(sample.audio) not in known:
+                known[id(sample.audio)] = self.model.encode_audio([sample.audio])
+        rows = [known[id(sample.audio)] for sample in samples]
+        return rows[0].concatenate(rows)
+
+    def base(self, samples: Sequence[Sample], audio: AudioFeatures | None = None) -> BasePass:
+        """Run the plain base over loaded samples.
+
+        Args:
+            samples: The batch, of one prompt length where it matters to avoid padding.
+            audio: Needed for `preview: clap` only.
+        """
+        config = self.config
+        inputs = self.model.inputs(samples)
+        images = self.model.encode_images(inputs)
+        output = self.model.generate(
+            inputs, images=images, max_new_tokens=config.max_new_tokens, output_hidden_states=True
+        )
+        answers = self.model.decode(output, inputs)
+        tokens = output.sequences[:, inputs["input_ids"].shape[1] :]  # [B, T]
+        lengths = answer_lengths(tokens, self._end_ids())
+        hidden = output.hidden_states[0][-1]  # [B, L, D]
+        router = config.cost_mode == "router"
+        features = {
+            "question": question_features(self.model, inputs, None if router else hidden),
+            "image": image_features(
+                self.model,
+                inputs,
+                getattr(images, "pooler_output", None),
+                hidden,
+                [sample.image is not None for sample in samples],
+            ),
+            "audio_preview": self._previews(samples, audio),
+        }
+        if not router:
+            features["confidence"] = confidence_features(output.logits, tokens, lengths)
+        prompt = inputs["attention_mask"].sum(dim=1).cpu().numpy()
+        return BasePass(
+            samples=list(samples),
+            inputs=inputs,
+            images=images,
+            features={name: as_stored(values, config.feature_dtype) for name, values in features.items()},
+            answers=answers,
+            score=_scores(answers, samples),
+            prompt_tokens=prompt,
+            new_tokens=lengths,
+            latency_ms=self._latency(samples, prompt, [lengths], Action.SKIP),
+        )
+
+    def use(self, base: BasePass, audio: AudioFeatures) -> UsePass:
+        """Run base and adapter over the batch of a base pass, with the picture's features of that pass."""
+        output = self.model.generate(
+            base.inputs, audio=audio, images=base.images, max_new_tokens=self.config.max_new_tokens
+        )
+        answers = self.model.decode(output, base.inputs)
+        lengths = answer_lengths(output.sequences[:, base.inputs["input_ids"].shape[1] :], self._end_ids())
+        return UsePass(
+            answers,
+            _scores(answers, base.samples),
+            self._latency(base.samples, base.prompt_tokens, [base.new_tokens, lengths], Action.USE),
+        )
+
+    @property
+    def _bands(self) -> int:
+        return self.config.preview_bands
+
+    def _previews(self, samples: Sequence[Sample], audio: AudioFeatures | None) -> np.ndarray:
+        if self.config.preview == "mel":
+            return np.stack([mel_preview(_clip(sample), self._bands) for sample in samples])
+        audio = self.encode(samples) if audio is None else audio
+        return np.asarray(audio.embedding.float().cpu().numpy(), dtype=np.float32)
+
+    def _latency(
+        self, samples: Sequence[Sample], prompt: np.ndarray, new_tokens: Sequence[np.ndarray], action: Action
+    ) -> np.ndarray:
+        values = []
+        for row, sample in enumerate(samples):
+            clip = _clip(sample)
+            values.append(
+                self.profile.latency_ms(
+                    None if clip is None else clip.seconds,
+                    int(prompt[row]),
+                    [int(tokens[row]) for tokens in new_tokens],
+                    action,
+                    self.config.cost_mode,
+                    self.config.preview,
+                )
+            )
+        return np.array(values, dtype=np.float32)
+
+    def _end_ids(self) -> list[int]:
+        return end_ids(self.model)
+
+
+def end_ids(model: SafeModel) -> list[int]:
+    """Return the tokens that end an answer."""
+    ends = model.base.generation_config.eos_token_id
+    if ends is None:
+        return []
+    return [int(end) for end in ends] if isinstance(ends, (list, tuple)) else [int(ends)]
+
+
+def _clip(sample: Sample) -> Waveform | None:
+    assert sample.audio is None or isinstance(sample.audio, Waveform)  # `load` has read it
+    return sample.audio
+
+
+def _scores(answers: Sequence[str], samples: Sequence[Sample]) -> np.ndarray:
+    return np.array([score(a, sample.answers) for a, sample in zip(answers, samples, strict=True)], dtype=np.float32)
