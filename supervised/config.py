@@ -166,10 +166,12 @@ class StageAConfig:
             if getattr(self, name) < 0:
                 raise ConfigError(f"stage_a.{name} must not be below 0, got {getattr(self, name)}; use e.g. 0.")
         for name in ("projector_lr", "fusion_lr", "marker_lr", "temperature", "clip_norm"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ConfigError(f"stage_a.{name} must be above 0 and finite, got {getattr(self, name)}; use e.g. 1e-3.")
+            value = getattr(self, name)
+            if not 0 < value < float("inf"):
+                raise ConfigError(f"stage_a.{name} must be above 0 and finite, got {value}; use e.g. 1e-3.")
         for name in ("weight_decay", "task_weight", "distill_weight", "max_drop"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ConfigError(f"stage_a.{name} must be at least 0 and finite, got {getattr(self, name)}; use e.g. 0.01.")
+            value = getattr(self, name)
+            if not 0 <= value < float("inf"):
+                raise ConfigError(f"stage_a.{name} must be at least 0 and finite, got {value}; use e.g. 0.01.")
         if self.task_weight == self.distill_weight == 0:
             raise ConfigError("stage_a.task_weight and stage_a.distill_weight are both 0; give one of them, e.g. 1.")

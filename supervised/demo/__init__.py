@@ -1,4 +1,4 @@
-"""SoundScenes, a small audio-visual world made on the spot, and the tiny pretrained models that answer its questions."""
+"""SoundScenes, a small audio-visual world made on the spot, and the tiny pretrained models that know it."""
 
 from __future__ import annotations
 

@@ -202,20 +202,19 @@ def _steps(parameters: Iterator[nn.Parameter], lr: float, steps: int) -> Iterato
         yield update
 
 
-def _see(
-    model: LlavaForConditionalGeneration, batches: Batches, config: BasePretraining, progress: Progress
-) -> None:
+def _see(model: LlavaForConditionalGeneration, batches: Batches, config: BasePretraining, progress: Progress) -> None:
     tower = model.model.vision_tower
-    heads = nn.ModuleList([nn.Linear(tower.config.hidden_size, len(batches.tokenizer)) for _ in range(2)])
-    parameters = iter([*tower.parameters(), *heads.parameters()])
+    kinds, colors = (nn.Linear(tower.config.hidden_size, len(batches.tokenizer)) for _ in range(2))
+    parameters = iter([*tower.parameters(), *kinds.parameters(), *colors.parameters()])
     for step, update in enumerate(_steps(parameters, config.lr, config.vision_steps)):
         scenes = batches.scenes()
         seen = tower(batches.pixels(scenes)).last_hidden_state[:, 1:]  # (B, 9, Dv)
         targets = batches.patches(scenes)
-        losses = [F.cross_entropy(head(seen).flatten(0, 1), t.flatten()) for head, t in zip(heads, targets, strict=True)]
-        update(losses[0] + losses[1])
+        loss = F.cross_entropy(kinds(seen).flatten(0, 1), targets[0].flatten())
+        loss = loss + F.cross_entropy(colors(seen).flatten(0, 1), targets[1].flatten())
+        update(loss)
         if step % 100 == 0 or step == config.vision_steps - 1:
-            progress(f"base, seeing: step {step}/{config.vision_steps}, loss {(losses[0] + losses[1]).item():.4f}")
+            progress(f"base, seeing: step {step}/{config.vision_steps}, loss {loss.item():.4f}")
 
 
 def _exact_patches(model: LlavaForConditionalGeneration, batches: Batches, scenes: list[Scene]) -> Tensor:
@@ -241,11 +240,9 @@ def _answer_loss(
     return F.cross_entropy(model.lm_head(hidden[spoken]), target[spoken])
 
 
-def _read(
-    model: LlavaForConditionalGeneration, batches: Batches, config: BasePretraining, progress: Progress
-) -> None:
-    parameters = iter({id(p): p for p in [*model.model.language_model.parameters(), *model.lm_head.parameters()]}.values())
-    for step, update in enumerate(_steps(parameters, config.lr, config.text_steps)):
+def _read(model: LlavaForConditionalGeneration, batches: Batches, config: BasePretraining, progress: Progress) -> None:
+    # The head is tied to the word embeddings, so the language model's own parameters are all there are.
+    for step, update in enumerate(_steps(model.model.language_model.parameters(), config.lr, config.text_steps)):
         scenes = batches.scenes()
         audio_share = 0.0 if step < PICTURES_FIRST * config.text_steps else 0.5
         loss = _answer_loss(model, batches, scenes, _exact_patches(model, batches, scenes), audio_share)
@@ -254,9 +251,7 @@ def _read(
             progress(f"base, reading: step {step}/{config.text_steps}, loss {loss.item():.4f}")
 
 
-def _join(
-    model: LlavaForConditionalGeneration, batches: Batches, config: BasePretraining, progress: Progress
-) -> None:
+def _join(model: LlavaForConditionalGeneration, batches: Batches, config: BasePretraining, progress: Progress) -> None:
     for step, update in enumerate(_steps(model.parameters(), config.lr / 2, config.joint_steps)):
         scenes = batches.scenes()
         features = model.model.get_image_features(pixel_values=batches.pixels(scenes)).pooler_output
@@ -266,4 +261,6 @@ def _join(
         pull = F.mse_loss(patches, exact) / exact.pow(2).mean()
         update(loss + pull)
         if step % 100 == 0 or step == config.joint_steps - 1:
-            progress(f"base, together: step {step}/{config.joint_steps}, loss {loss.item():.4f}, pull {pull.item():.4f}")
+            progress(
+                f"base, together: step {step}/{config.joint_steps}, loss {loss.item():.4f}, pull {pull.item():.4f}"
+            )

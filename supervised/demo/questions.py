@@ -90,9 +90,7 @@ def _vl_templates(scene: Scene) -> list[tuple[float, list[Weighted]]]:
         (0.5, [(1.0, Question("how many things do you see ?", COUNTS[len(things)], "vl/count"))]),
         (
             0.5,
-            _even(
-                [Question(f"how many {c} things do you see ?", COUNTS[colors.count(c)], "vl/count") for c in COLORS]
-            ),
+            _even([Question(f"how many {c} things do you see ?", COUNTS[colors.count(c)], "vl/count") for c in COLORS]),
         ),
         (
             1.0,
@@ -132,13 +130,11 @@ def _audio_templates(scene: Scene) -> list[tuple[float, list[Weighted]]]:
                 [Question(f"do you hear a {kind} ?", "no", "audio/presence") for kind in silent_things or absent],
             ),
         ),
-        (1.0, _sure(thing and thing.color, "what color is the thing you hear ?", "av/color")),
-        (1.0, _sure(thing and thing.position, "where is the thing you hear ?", "av/position")),
+        (1.0, _sure(thing.color if thing else None, "what color is the thing you hear ?", "av/color")),
+        (1.0, _sure(thing.position if thing else None, "where is the thing you hear ?", "av/position")),
         (
             0.5,
-            _sure(
-                single and ("yes" if thing else "no"), "does the sound come from the picture ?", "av/source"
-            ),
+            _sure(single and ("yes" if thing else "no"), "does the sound come from the picture ?", "av/source"),
         ),
     ]
 

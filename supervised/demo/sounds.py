@@ -202,9 +202,7 @@ def _fire(rng: np.random.Generator, length: int) -> np.ndarray:
     return 0.15 * bed + crackles
 
 
-def _drops(
-    rng: np.random.Generator, length: int, rate: float, low: float, high: float, seconds: float
-) -> np.ndarray:
+def _drops(rng: np.random.Generator, length: int, rate: float, low: float, high: float, seconds: float) -> np.ndarray:
     """Short clicks at random times, `rate` per second, each a burst of band-passed noise with its own loudness."""
     impulses = np.zeros(length, np.float32)
     times = rng.integers(0, length, rng.poisson(rate * length / RATE) + 1)

@@ -1,0 +1,64 @@
+"""How good the adapter is with the gate at 1: accuracy where audio is needed, retention where it is not.
+
+In: validation questions. Out: a dictionary of fractions. The base's own answers do not change, so they are computed
+once. Retention questions keep their irrelevant audio: without it there would be nothing to measure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from supervised.answers import score
+from supervised.stage_a_data import Examples
+
+BATCH = 128
+"""Questions that are answered at once."""
+
+
+class Evaluation:
+    """Answers the same questions again and again, greedily."""
+
+    def __init__(self, examples: Examples) -> None:
+        """Let the base answer all `examples` without audio."""
+        self.examples = examples
+        # One token more than the longest accepted answer has: whatever is longer is wrong, so its end is not needed.
+        tokenizer = examples.model.processor.tokenizer
+        accepted = sorted({answer for answers in examples.answers for answer in answers})
+        self.max_new_tokens = 1 + max(len(ids) for ids in tokenizer(accepted, add_special_tokens=False)["input_ids"])
+        self.base_scores = self._scores(hear=False)
+        self.base = self._means(self.base_scores)
+
+    def __call__(self) -> dict[str, float]:
+        """Return audio_accuracy, retention_score and drop, each a mean over its questions, with the gate at 1."""
+        scores = self._means(self._scores(hear=True))
+        return scores | {"drop": self.base["retention_score"] - scores["retention_score"]}
+
+    @torch.no_grad()
+    def _scores(self, hear: bool) -> list[float]:
+        """Return the score of every question, answered with or without its audio."""
+        model, scores = self.examples.model, []
+        for start in range(0, len(self.examples), BATCH):
+            rows = range(start, min(start + BATCH, len(self.examples)))
+            inputs, audio, images = self.examples.prompt(rows)
+            output: Any = model.generate(
+                inputs, audio if hear else None, images=images, max_new_tokens=self.max_new_tokens
+            )
+            predictions = model.decode(output, inputs)
+            scores += [score(text, self.examples.answers[row]) for text, row in zip(predictions, rows, strict=True)]
+        return scores
+
+    def _means(self, scores: Sequence[float]) -> dict[str, float]:
+        """Return the means over questions that need audio and over those that do not; 1 where there is none."""
+        kinds = {"audio_accuracy": False, "retention_score": True}
+        parts = {
+            name: [
+                value
+                for value, retention in zip(scores, self.examples.retention.tolist(), strict=True)
+                if retention == kind
+            ]
+            for name, kind in kinds.items()
+        }
+        return {name: sum(part) / len(part) if part else 1.0 for name, part in parts.items()}

@@ -1,0 +1,502 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from supervised import stage_a_data
+from supervised.config import ModelConfig, StageAConfig
+from supervised.data.sample import Sample, Waveform
+from supervised.encoder import AudioFeatures
+from supervised.errors import CheckpointError, ConfigError, DataError, ModelError
+from supervised.losses import IGNORED
+from supervised.safe_model import SafeModel
+from supervised.stage_a import StageAResult, train_stage_a
+from supervised.stage_a_checkpoint import checkpoints
+from supervised.stage_a_data import BaseLogits, Examples
+from supervised.stage_a_schedule import gate_at, order, parameter_groups, questions_at, rate_factor
+
+CONFIG = StageAConfig(
+    steps=7,
+    batch_size=4,
+    warmup_steps=2,
+    gate_warmup_steps=3,
+    eval_every=3,
+    eval_samples=6,
+    checkpoint_every=2,
+    patience=9,
+    max_drop=1.0,
+)
+TONES = {"dog": 300.0, "rain": 2500.0}
+
+
+def questions(count: int, seed: int, retention: bool = True) -> list[Sample]:
+    """Every second question needs the sound, the others carry it for nothing; lengths of prompts differ."""
+    rng = np.random.default_rng(seed)
+    samples = []
+    for i in range(count):
+        name = str(rng.choice(list(TONES)))
+        time = np.arange(int(rng.uniform(0.5, 1.5) * 16_000)) / 16_000
+        sound = Waveform((0.5 * np.sin(2 * np.pi * TONES[name] * time)).astype(np.float32), 16_000)
+        picture = Image.fromarray(rng.integers(0, 256, (48, 48, 3), dtype=np.uint8))
+        if retention and i % 2:
+            samples.append(Sample(f"v{i}", "what colour is the object ?", ("red",), picture, sound, "scenes-vl"))
+        else:
+            samples.append(Sample(f"a{i}", "which sound can you hear ?", (name,), picture, sound))
+    return samples
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Models this small only wait for each other's threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def attach(tiny_base_dir: Path, tiny_encoder_dir: Path) -> Callable[[], SafeModel]:
+    def make() -> SafeModel:
+        torch.manual_seed(0)
+        return SafeModel.attach(ModelConfig(base=str(tiny_base_dir), encoder=str(tiny_encoder_dir)))
+
+    return make
+
+
+def run(model: SafeModel, folder: Path, config: StageAConfig = CONFIG, resume: bool = False) -> StageAResult:
+    return train_stage_a(model, questions(12, 0), questions(10, 1), config, folder, resume, progress=False)
+
+
+def traces(folder: Path) -> tuple[dict[str, bytes], bytes]:
+    adapter = {path.name: path.read_bytes() for path in (folder / "adapter").iterdir()}
+    return adapter, (folder / "metrics.jsonl").read_bytes()
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@contextmanager
+def failing(model: SafeModel, call: int, error: type[BaseException]) -> Iterator[None]:
+    """Let the base raise `error` on its n-th call, as a user or a machine might at that moment."""
+    calls = iter(range(1, 1_000_000))
+
+    def count(*_: Any) -> None:
+        if next(calls) == call:
+            raise error
+
+    handle = model.base.register_forward_pre_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@pytest.fixture(scope="module")
+def whole(
+    tiny_base_dir: Path, tiny_encoder_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[StageAResult, dict[str, bytes], bytes]:
+    """A run that nobody interrupted."""
+    torch.manual_seed(0)
+    model = SafeModel.attach(ModelConfig(base=str(tiny_base_dir), encoder=str(tiny_encoder_dir)))
+    folder = tmp_path_factory.mktemp("whole")
+    result = run(model, folder)
+    return (result, *traces(folder))
+
+
+@pytest.mark.slow
+def test_the_adapter_learns_and_the_base_does_not_change(attach: Callable[[], SafeModel], tmp_path: Path) -> None:
+    model = attach()
+    before = {name: value.clone() for name, value in model.base.state_dict().items()}
+    config = replace(
+        CONFIG,
+        steps=60,
+        batch_size=12,
+        projector_lr=0.02,
+        fusion_lr=0.02,
+        marker_lr=0.02,
+        eval_every=60,
+        distill_weight=0,
+    )
+    result = run(model, tmp_path, config)
+    train = [line for line in lines(tmp_path) if line["kind"] == "train"]
+    assert train[-1]["task_loss"] < 0.5 * train[0]["task_loss"]
+    assert result.audio_accuracy >= result.base_audio_accuracy
+    assert all(torch.equal(value, before[name]) for name, value in model.base.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.base.parameters())
+
+
+@pytest.mark.slow
+def test_distillation_holds_the_model_near_its_base(attach: Callable[[], SafeModel], tmp_path: Path) -> None:
+    def last(weight: float) -> float:
+        config = replace(
+            CONFIG, steps=40, batch_size=12, fusion_lr=0.01, projector_lr=0.01, eval_every=99, distill_weight=weight
+        )
+        run(attach(), tmp_path / str(weight), config)
+        train = [line["distill_loss"] for line in lines(tmp_path / str(weight)) if line["kind"] == "train"]
+        return float(np.mean(train[-5:]))
+
+    assert last(5.0) < 0.5 * last(1e-9)
+
+
+def test_every_file_that_is_promised_is_there(
+    attach: Callable[[], SafeModel], tmp_path: Path, whole: tuple[StageAResult, dict[str, bytes], bytes]
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    model = attach()
+    result = run(model, tmp_path)
+    assert (result.steps, result.stopped_early, result.adapter) == (7, False, tmp_path / "adapter")
+    assert [(line["kind"], line["step"]) for line in lines(tmp_path)] == [
+        *(("train", step) for step in (1, 2, 3)),
+        ("evaluation", 3),
+        *(("train", step) for step in (4, 5, 6)),
+        ("evaluation", 6),
+        ("train", 7),
+        ("evaluation", 7),
+    ]
+    assert [round(line["gate"], 3) for line in lines(tmp_path) if line["kind"] == "train"] == [0.333, 0.667, *[1.0] * 5]
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-00000007"]
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [event.step for event in events.Scalars("train/grad_norm")] == list(range(1, 8))
+    assert events.Tags()["scalars"].count("evaluation/drop") == 1
+    # The saved adapter is the one in the model, and an equal run leaves equal files.
+    loaded = SafeModel.from_pretrained(result.adapter)
+    assert loaded.fingerprint()["adapter"] == model.fingerprint()["adapter"]
+    assert traces(tmp_path) == whole[1:]
+
+
+# The base's calls: 1 its logits, 2 and 3 its answers; steps 4 to 6, 9 to 11 and 14; evaluations 7 and 8, 12 and 13,
+# 15 and 16. Call 12 comes after step 6, which is then saved twice: before and after its evaluation.
+@pytest.mark.parametrize("call", [1, 2, 4, 5, 7, 9, 11, 12, 14, 16])
+def test_an_interrupted_run_goes_on_bit_for_bit_wherever_it_was(
+    attach: Callable[[], SafeModel], tmp_path: Path, whole: tuple[StageAResult, dict[str, bytes], bytes], call: int
+) -> None:
+    model = attach()
+    with (
+        failing(model, call, KeyboardInterrupt),
+        pytest.raises(KeyboardInterrupt, match=r"was stopped at step \d of 7"),
+    ):
+        run(model, tmp_path)
+    result = run(attach(), tmp_path, resume=True)
+    assert traces(tmp_path) == whole[1:]
+    assert replace(result, adapter=whole[0].adapter) == whole[0]
+
+
+def test_an_interruption_between_two_steps_loses_nothing_and_says_so(
+    attach: Callable[[], SafeModel], tmp_path: Path
+) -> None:
+    model = attach()
+    config = replace(CONFIG, checkpoint_every=100, eval_every=100)
+    with failing(model, 9, KeyboardInterrupt), pytest.raises(KeyboardInterrupt) as caught:
+        run(model, tmp_path, config)
+    [kept] = checkpoints(tmp_path)
+    step = int(kept.name.removeprefix("checkpoint-"))
+    assert step > 0
+    assert str(caught.value) == (
+        f"Stage A was stopped at step {step} of 7; {tmp_path} keeps step {step} (0 steps are lost); "
+        "go on with --resume."
+    )
+
+
+def test_an_interruption_within_an_update_goes_back_to_the_checkpoint(
+    attach: Callable[[], SafeModel], tmp_path: Path, whole: tuple[StageAResult, dict[str, bytes], bytes]
+) -> None:
+    updates = iter(range(1, 100))
+
+    def interrupt(*_: Any) -> None:
+        if next(updates) == 6:  # the adapter has moved, the progress has not
+            raise KeyboardInterrupt
+
+    handle = register_optimizer_step_post_hook(interrupt)
+    try:
+        with pytest.raises(
+            KeyboardInterrupt, match=r"at step 5 of 7; .* keeps step 4 \(1 steps are lost\); go on with"
+        ):
+            run(attach(), tmp_path)
+    finally:
+        handle.remove()
+    run(attach(), tmp_path, resume=True)
+    assert traces(tmp_path) == whole[1:]
+
+
+def test_a_crash_leaves_the_last_checkpoint_and_no_doubled_line(
+    attach: Callable[[], SafeModel], tmp_path: Path, whole: tuple[StageAResult, dict[str, bytes], bytes]
+) -> None:
+    model = attach()
+
+    def crash(*_: Any) -> None:
+        if (tmp_path / "metrics.jsonl").exists() and len(lines(tmp_path)) == 6:
+            raise RuntimeError("power cut")
+
+    handle = model.base.register_forward_pre_hook(crash)
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(model, tmp_path)
+    handle.remove()
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 6, "ki')  # cut within a line
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-00000004"]
+    run(attach(), tmp_path, resume=True)
+    assert traces(tmp_path) == whole[1:]
+
+
+def test_resuming_a_finished_run_returns_its_result_without_reading_the_data(
+    attach: Callable[[], SafeModel], tmp_path: Path
+) -> None:
+    result = run(attach(), tmp_path)
+    model = attach()
+    assert train_stage_a(model, [], [], CONFIG, tmp_path, resume=True, progress=False) == result
+    assert model.fingerprint()["adapter"] == SafeModel.from_pretrained(result.adapter).fingerprint()["adapter"]
+
+
+def test_a_folder_with_a_checkpoint_is_not_overwritten_without_resume(
+    attach: Callable[[], SafeModel], tmp_path: Path
+) -> None:
+    run(attach(), tmp_path, replace(CONFIG, steps=1))
+    with pytest.raises(CheckpointError, match=r"holds an earlier run \(checkpoint-00000001\); go on with --resume"):
+        run(attach(), tmp_path, replace(CONFIG, steps=1))
+
+
+def interrupted(attach: Callable[[], SafeModel], folder: Path) -> None:
+    model = attach()
+    with failing(model, 9, KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+        run(model, folder)
+
+
+def test_another_configuration_is_refused_by_name_but_checkpoints_may_be_rarer(
+    attach: Callable[[], SafeModel], tmp_path: Path
+) -> None:
+    interrupted(attach, tmp_path)
+    with pytest.raises(CheckpointError, match=r"of another run: stage_a\.batch_size is 2, was 4; give the same values"):
+        run(attach(), tmp_path, replace(CONFIG, batch_size=2), resume=True)
+    run(attach(), tmp_path, replace(CONFIG, checkpoint_every=50), resume=True)
+
+
+def test_other_data_are_refused_by_name(attach: Callable[[], SafeModel], tmp_path: Path) -> None:
+    interrupted(attach, tmp_path)
+    other = questions(12, 0)
+    other[3] = replace(other[3], answers=("green",))
+    with pytest.raises(CheckpointError, match=r"of another run: data\.train\.sha256 is \w+, was \w+"):
+        train_stage_a(attach(), other, questions(10, 1), CONFIG, tmp_path, resume=True, progress=False)
+    with pytest.raises(CheckpointError, match=r"data\.train\.questions is 11, was 12; data\.train\.sha256"):
+        train_stage_a(attach(), other[:11], questions(10, 1), CONFIG, tmp_path, resume=True, progress=False)
+
+
+def test_another_model_is_refused_by_name(
+    attach: Callable[[], SafeModel], tiny_base_dir: Path, tiny_encoder_dir: Path, tmp_path: Path
+) -> None:
+    interrupted(attach, tmp_path)
+    config = ModelConfig(base=str(tiny_base_dir), encoder=str(tiny_encoder_dir))
+    other = SafeModel.attach(replace(config, projector=replace(config.projector, tokens=4)))
+    with pytest.raises(CheckpointError, match=r"model\.config\.projector\.tokens is 4, was 8"):
+        run(other, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("state.safetensors", b"x", r"is damaged \(the SHA-256 of its tensors differs\); delete"),
+        ("progress.json", b"{", r"is not a whole checkpoint \(JSONDecodeError: .*\); delete"),
+        ("progress.json", b"{}", r"is not a whole checkpoint \(KeyError: 'format'\); delete"),
+        ("progress.json", b'{"format": "x", "version": 9}', "is 'x' version 9; this program reads 'safe-rl-stage-a'"),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused(
+    attach: Callable[[], SafeModel], tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    interrupted(attach, tmp_path)
+    (checkpoints(tmp_path)[-1] / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        run(attach(), tmp_path, resume=True)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
+    attach: Callable[[], SafeModel], tmp_path: Path
+) -> None:
+    (tmp_path / ".checkpoint-00000004.new").touch()  # a file where the folder should go
+    with pytest.raises(OSError, match=r"checkpoint-00000004\.new"):
+        run(attach(), tmp_path)
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-00000002"]
+
+
+def test_patience_ends_a_run_that_gets_no_better(attach: Callable[[], SafeModel], tmp_path: Path) -> None:
+    still = replace(CONFIG, projector_lr=1e-12, fusion_lr=1e-12, marker_lr=1e-12, eval_every=1, patience=2)
+    result = run(attach(), tmp_path, still)
+    # The gate's warm-up takes 3 steps; patience counts evaluations from the third on.
+    assert (result.stopped_early, result.steps, result.best_step) == (True, 4, 1)
+
+
+def test_a_run_that_diverges_says_what_to_lower(attach: Callable[[], SafeModel], tmp_path: Path) -> None:
+    wild = replace(CONFIG, projector_lr=1e30, fusion_lr=1e30, warmup_steps=0, eval_every=100)
+    with pytest.raises(
+        ModelError, match=r"Stage A diverged at step \d \(gradient norm \w+\); lower stage_a\.fusion_lr"
+    ):
+        run(attach(), tmp_path, wild)
+
+
+def test_missing_kinds_of_questions_are_refused_with_a_remedy(attach: Callable[[], SafeModel], tmp_path: Path) -> None:
+    everything, only_audio = questions(4, 0), questions(4, 0, retention=False)
+    only_retention = [sample for sample in everything if sample.retention_set]
+    silent = [replace(sample, audio=None) for sample in everything]
+    for i, (train, validation, message) in enumerate(
+        [
+            (
+                only_audio,
+                everything,
+                r"no training question needs no audio .*; add some, or set stage_a\.distill_weight",
+            ),
+            (
+                only_retention,
+                everything,
+                r"no training question needs audio and has a clip; .* stage_a\.task_weight to 0",
+            ),
+            (silent, everything, "no training question needs audio and has a clip"),
+            (everything, silent, "no validation question has audio"),
+        ]
+    ):
+        with pytest.raises(DataError, match=message):
+            train_stage_a(attach(), train, validation, CONFIG, tmp_path / str(i), progress=False)
+
+
+def test_every_trained_parameter_stands_in_one_group_and_only_matrices_decay(attach: Callable[[], SafeModel]) -> None:
+    adapter = attach().adapter
+    config = replace(CONFIG, projector_lr=1.0, fusion_lr=2.0, marker_lr=3.0, weight_decay=0.5)
+    of = {
+        id(parameter): (group["peak_lr"], group["weight_decay"])
+        for group in parameter_groups(adapter, config)
+        for parameter in group["params"]
+    }
+    named = {name: of.get(id(parameter)) for name, parameter in adapter.named_parameters() if parameter.requires_grad}
+    assert None not in named.values()
+    assert sum(len(group["params"]) for group in parameter_groups(adapter, config)) == len(named) == len(of)
+    assert named["markers"] == (3.0, 0.0)
+    assert named["fusion.residual_scale"] == (2.0, 0.0)
+    assert named["projector.expand.weight"] == (1.0, 0.5)
+    assert named["projector.expand.bias"] == (1.0, 0.0)
+    assert named["fusion.query.lora_A.default.weight"] == (2.0, 0.5)
+
+
+def test_the_gate_is_never_zero_and_the_rates_rise_then_fall() -> None:
+    config = StageAConfig(steps=100, warmup_steps=10, gate_warmup_steps=40)
+    gates = [gate_at(step, config) for step in range(100)]
+    rates = [rate_factor(step, config) for step in range(100)]
+    assert gates[0] == 1 / 40
+    assert gates[39:] == [1.0] * 61
+    assert rates[9] == 1.0
+    assert rates[55] == pytest.approx(0.5)
+    assert 0 < rates[99] < 0.001
+    assert gate_at(0, StageAConfig(gate_warmup_steps=0)) == rate_factor(0, StageAConfig(warmup_steps=0)) == 1.0
+
+
+def test_each_epoch_shows_every_question_once_in_its_own_order() -> None:
+    config = StageAConfig(batch_size=4, seed=3)
+    shown = [row for step in range(5) for row in questions_at(step, 10, config)]
+    assert sorted(shown[:10]) == sorted(shown[10:]) == list(range(10))
+    assert shown[:10] != shown[10:]
+    assert order(10, 3, "0").tolist() != order(10, 4, "0").tolist()
+
+
+def prepared(model: SafeModel, samples: list[Sample]) -> Examples:
+    return Examples(model, samples, range(len(samples)), lambda _: None)
+
+
+def test_a_padded_batch_predicts_what_each_question_alone_predicts(attach: Callable[[], SafeModel]) -> None:
+    model = attach()
+    samples = [replace(questions(2, 0)[0], answers=("two three dog",)), questions(2, 0)[1]]
+    examples = prepared(model, samples)
+    batch = examples.batch([0, 1])
+    assert batch.labels.shape == (2, 4)  # three words and the end token; one word and the end token
+    assert (batch.labels != IGNORED).sum(1).tolist() == [4, 2]
+    assert batch.prompt_mask.sum(1).tolist() == [len(prompt) for prompt in examples.prompts]
+    assert not (batch.prompt_mask & (batch.inputs["attention_mask"] == 0)).any()
+    together = examples.logits(batch, batch.audio, 0.7)
+    for row, sample in enumerate(samples):
+        # Straight through the model: pixels instead of cached pictures, no padding, all logits.
+        inputs = dict(model.inputs([sample]))
+        length = inputs["input_ids"].shape[1]
+        inputs["input_ids"] = torch.cat([inputs["input_ids"], examples.targets[row][None]], 1)
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        mask = torch.arange(inputs["input_ids"].shape[1])[None] < length
+        alone = model.forward(inputs, model.encode_audio([sample.audio]), 0.7, mask).logits[0, length - 1 : -1]
+        torch.testing.assert_close(together[row, : len(alone)], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_the_first_prediction_in_training_is_the_first_of_generate(attach: Callable[[], SafeModel]) -> None:
+    examples = prepared(attach(), questions(6, 0))
+    rows = list(range(6))
+    batch = examples.batch(rows)
+    inputs, audio, images = examples.prompt(rows)
+    for heard in (audio, None):
+        output = examples.model.generate(inputs, heard, images=images, max_new_tokens=1)
+        torch.testing.assert_close(examples.logits(batch, heard, 1.0)[:, 0], output.logits[0], rtol=1e-4, atol=1e-4)
+
+
+def test_questions_without_picture_or_clip_are_prepared_beside_others(attach: Callable[[], SafeModel]) -> None:
+    model = attach()
+    samples = questions(4, 0)
+    samples[1] = replace(samples[1], image=None, question="how many ?")
+    samples[2] = replace(samples[2], audio=None)
+    examples = prepared(model, samples)
+    assert examples.audio.present.tolist() == [True, True, False, True]
+    batch = examples.batch([0, 1, 2])
+    together = examples.logits(batch, batch.audio, 1.0)
+    for row in range(3):
+        single = examples.batch([row])
+        alone = examples.logits(single, single.audio, 1.0)
+        torch.testing.assert_close(together[row], alone[0], rtol=1e-4, atol=1e-4)
+
+
+def test_cached_audio_has_the_bits_of_the_encoder_and_is_halved_when_it_is_large(
+    attach: Callable[[], SafeModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, samples = attach(), questions(3, 0)
+    direct: AudioFeatures = model.encode_audio([sample.audio for sample in samples])
+    assert torch.equal(prepared(model, samples).audio.tokens, direct.tokens)
+    monkeypatch.setattr(stage_a_data, "CACHE_BYTES", 0)
+    halved = prepared(model, samples)
+    assert halved.audio.tokens.dtype == torch.float16
+    torch.testing.assert_close(halved.batch([0]).audio.tokens.float(), direct.tokens[:1], rtol=1e-3, atol=1e-3)
+
+
+def test_base_logits_are_the_same_from_the_cache_and_on_demand(
+    attach: Callable[[], SafeModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples = prepared(attach(), questions(6, 0))
+    batch = examples.batch([0, 1, 3, 4])
+    like = torch.empty(4, 2, examples.model.base.get_output_embeddings().weight.shape[0])
+    cached = BaseLogits(examples, [1, 3, 5])(batch, like)
+    monkeypatch.setattr(stage_a_data, "CACHE_BYTES", 0)
+    torch.testing.assert_close(BaseLogits(examples, [1, 3, 5])(batch, like), cached, rtol=1e-4, atol=1e-4)
+    assert cached[[1, 2]].any(-1).all()
+    assert not cached[[0, 3]].any()
+    torch.testing.assert_close(cached[[1, 2]], examples.logits(batch, None, 0.0)[[1, 2]], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("steps", 0, r"stage_a\.steps must be at least 1, got 0; use e\.g\. 100"),
+        ("projector_lr", 0.0, r"stage_a\.projector_lr must be above 0 and finite, got 0\.0"),
+        ("temperature", float("inf"), r"stage_a\.temperature must be above 0 and finite, got inf"),
+        ("weight_decay", -0.1, r"stage_a\.weight_decay must be at least 0 and finite, got -0\.1"),
+        ("warmup_steps", -1, r"stage_a\.warmup_steps must not be below 0, got -1"),
+    ],
+)
+def test_values_out_of_range_are_refused(name: str, value: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        replace(StageAConfig(), **{name: value})
+
+
+def test_both_weights_at_zero_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"task_weight and stage_a\.distill_weight are both 0; give one of them"):
+        StageAConfig(task_weight=0, distill_weight=0)
