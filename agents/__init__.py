@@ -1,0 +1,1 @@
+"""Who decides: constrained PPO, multiplier, curriculum, baselines and their evaluation."""

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from agents.config import AgentConfig, CurriculumConfig, LagrangianConfig, PPOConfig
+
+
+def test_importing_the_configuration_imports_nothing_heavy() -> None:
+    code = "import sys, agents.config; print({'torch', 'stable_baselines3', 'scipy'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: PPOConfig(learning_rate=0.0), r"ppo\.learning_rate must be > 0, got 0\.0; use e\.g\. 0\.001"),
+        (lambda: PPOConfig(gamma=1.5), r"ppo\.gamma must be between 0 and 1, got 1\.5"),
+        (lambda: PPOConfig(num_envs=0), r"ppo\.num_envs must be a whole number of at least 1, got 0"),
+        (lambda: PPOConfig(batch_size=300), r"batch_size must divide .* = 2000, got 300"),
+        (lambda: PPOConfig(num_envs=1, batch_size=1), r"must be at least 2, got 1"),
+        (lambda: PPOConfig(target_kl=-1.0), r"ppo\.target_kl must be > 0, or null, got -1\.0"),
+        (lambda: PPOConfig(hidden=(64, 0)), r"ppo\.hidden must be a list of widths of at least 1, got 0"),
+        (lambda: PPOConfig(entropy_coefficient=float("nan")), r"entropy_coefficient must be >= 0, got nan"),
+        (
+            lambda: LagrangianConfig(limit=-0.1),
+            r"lagrangian\.limit must be a number >= 0, .* got -0\.1; use e\.g\. 0\.003",
+        ),
+        (lambda: LagrangianConfig(limit=[]), r"lagrangian\.limit must be a number or a list of at least one, got \[\]"),
+        (
+            lambda: LagrangianConfig(initial=30.0),
+            r"initial must be between 0 and lagrangian\.maximum = 20\.0, got 30\.0",
+        ),
+        (lambda: LagrangianConfig(limit=[0.1, 0.2]).limits(3), r"one number or 3 .* got 2: \[0\.1, 0\.2\]"),
+        (lambda: CurriculumConfig(steps=-1), r"curriculum\.steps must be a whole number >= 0, got -1"),
+        (lambda: AgentConfig(total_timesteps=0), r"total_timesteps must be a whole number of at least 1, got 0"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_with_a_remedy(make: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()  # type: ignore[operator]
+
+
+def test_alpha_grows_linearly_over_absolute_steps() -> None:
+    curriculum = CurriculumConfig(steps=20_000)
+    assert [curriculum.alpha(step, 0.6) for step in (0, 5_000, 20_000, 90_000)] == [0.0, 0.15, 0.6, 0.6]
+
+
+def test_without_a_curriculum_alpha_is_final_at_once() -> None:
+    assert CurriculumConfig(steps=0).alpha(0, 0.6) == 0.6

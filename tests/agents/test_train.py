@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from agents.checkpoint import load_checkpoint
+from agents.config import AgentConfig, CurriculumConfig, LagrangianConfig, PPOConfig
+from agents.train import TrainedAgent, train_agent
+from envs.config import RewardConfig
+from envs.outcomes import OutcomeTable
+
+CONFIG = AgentConfig(
+    ppo=PPOConfig(num_envs=200, batch_size=100, hidden=(16,), n_epochs=2, learning_rate=1e-2),
+    lagrangian=LagrangianConfig(limit=0.01, lr=20.0),
+    curriculum=CurriculumConfig(steps=2_000),
+    total_timesteps=4_000,
+    checkpoint_every=3,
+)
+
+
+def _train(table: OutcomeTable, config: AgentConfig = CONFIG, seed: int = 0, **options: object) -> TrainedAgent:
+    return train_agent(table.split("train"), table.split("validation"), config, seed, **options)  # type: ignore[arg-type]
+
+
+def _stop_at(step: int) -> Callable[[int, dict[str, float]], None]:
+    def progress(now: int, _: dict[str, float]) -> None:
+        if now == step:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def _assert_equal(one: TrainedAgent, other: TrainedAgent) -> None:
+    assert one.history == other.history
+    assert one.selected == other.selected
+    for (weight, bias), (other_weight, other_bias) in zip(one.policy.layers, other.policy.layers, strict=True):
+        assert torch.equal(weight, other_weight)
+        assert torch.equal(bias, other_bias)
+
+
+@pytest.mark.parametrize("stop", [800, 1_400, 3_000])
+def test_interrupted_and_resumed_equals_uninterrupted_to_the_bit(
+    table: OutcomeTable, tmp_path: Path, stop: int
+) -> None:
+    whole = _train(table)
+    with pytest.raises(KeyboardInterrupt):
+        _train(table, checkpoints=tmp_path, progress=_stop_at(stop))
+    np.random.seed(123)  # what happens in between must not matter
+    torch.manual_seed(123)
+    resumed = _train(table, checkpoints=tmp_path, resume=True)
+    assert len(resumed.history) == 20
+    assert len({entry["alpha"] for entry in resumed.history}) == 11  # the curriculum moved: 0, 0.06, ... 0.6
+    _assert_equal(resumed, whole)
+
+
+def test_a_finished_run_is_resumed_to_the_same_result(table: OutcomeTable, tmp_path: Path) -> None:
+    whole = _train(table, checkpoints=tmp_path)
+    _assert_equal(_train(table, checkpoints=tmp_path, resume=True), whole)
+
+
+def test_resume_without_a_checkpoint_starts_at_the_beginning(table: OutcomeTable, tmp_path: Path) -> None:
+    _assert_equal(_train(table, checkpoints=tmp_path / "new", resume=True), _train(table))
+
+
+def test_equal_seeds_give_equal_policies_and_others_do_not(table: OutcomeTable) -> None:
+    short = dataclasses.replace(CONFIG, total_timesteps=1_000)
+    _assert_equal(_train(table, short), _train(table, short))
+    assert _train(table, short, seed=1).history != _train(table, short).history
+
+
+def test_only_one_checkpoint_is_kept_and_it_holds_no_pickle(table: OutcomeTable, tmp_path: Path) -> None:
+    _train(table, checkpoints=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.json", "step-000000004000.safetensors"]
+    assert json.loads((tmp_path / "checkpoint.json").read_text())["num_timesteps"] == 4_000
+
+
+@pytest.mark.parametrize(
+    ("seed", "config", "message"),
+    [
+        (1, CONFIG, r"was made with seed 0, this run has 1; resume with the same settings"),
+        (
+            0,
+            dataclasses.replace(CONFIG, reward=RewardConfig(alpha=0.3)),
+            r"was made with config .* resume with the same",
+        ),
+    ],
+)
+def test_the_checkpoint_of_another_run_is_refused(
+    table: OutcomeTable, tmp_path: Path, seed: int, config: AgentConfig, message: str
+) -> None:
+    _train(table, dataclasses.replace(CONFIG, total_timesteps=4_000), checkpoints=tmp_path)
+    with pytest.raises(ValueError, match=message):
+        _train(table, config, seed, checkpoints=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("damage", ["tensors", "json", "missing", "key"])
+def test_a_damaged_checkpoint_is_refused_in_one_line(table: OutcomeTable, tmp_path: Path, damage: str) -> None:
+    _train(table, checkpoints=tmp_path)
+    state, (tensors,) = tmp_path / "checkpoint.json", tmp_path.glob("*.safetensors")
+    if damage == "tensors":
+        tensors.write_bytes(tensors.read_bytes()[:-1])
+    elif damage == "json":
+        state.write_text(state.read_text()[:100])
+    elif damage == "missing":
+        tensors.unlink()
+    else:
+        state.write_text(
+            json.dumps({key: v for key, v in json.loads(state.read_text()).items() if key != "environment"})
+        )
+    with pytest.raises(ValueError, match=r"wrong checksum|is damaged|is missing") as error:
+        _train(table, checkpoints=tmp_path, resume=True)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_without_a_checkpoint_says_so(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"No checkpoint at .*checkpoint\.json is missing; start the run without resume"
+    ):
+        load_checkpoint(tmp_path, None, {})  # type: ignore[arg-type]
+
+
+def test_the_policy_learns_what_the_table_teaches(table: OutcomeTable) -> None:
+    agent = _train(table, dataclasses.replace(CONFIG, total_timesteps=10_000))
+    test = table.split("test")
+    actions = agent.policy.decide(test.observation(slice(None)))
+    assert actions[test.retention_set >= 0].mean() < 0.1
+    assert actions[test.retention_set < 0].mean() > 0.5
+    assert agent.selected.feasible
+    assert agent.warning is None
+
+
+@pytest.mark.parametrize(
+    ("saturated", "cause"), [(True, "the multiplier stands at its maximum"), (False, "no policy of the run met it")]
+)
+def test_a_limit_that_is_not_met_gives_a_warning_in_one_line(table: OutcomeTable, saturated: bool, cause: str) -> None:
+    agent = _train(table, dataclasses.replace(CONFIG, total_timesteps=400))
+    selected = dataclasses.replace(agent.selected, excess=0.0125, bound=0.02)
+    warning = dataclasses.replace(agent, selected=selected, saturated=saturated).warning
+    assert warning is not None
+    assert "\n" not in warning
+    assert f"(worst excess +0.0125): {cause}" in warning
+    assert "Raise lagrangian.limit or lagrangian.maximum" in warning
+
+
+def test_a_table_without_retention_questions_trains_without_a_constraint(
+    make_table: Callable[..., OutcomeTable],
+) -> None:
+    agent = _train(make_table(retention=False), dataclasses.replace(CONFIG, total_timesteps=1_000))
+    assert agent.selected.cost == []
+    assert agent.selected.feasible
+
+
+def test_events_are_written_where_asked(table: OutcomeTable, tmp_path: Path) -> None:
+    _train(table, dataclasses.replace(CONFIG, total_timesteps=400), log_dir=tmp_path)
+    assert list(tmp_path.glob("events.out.tfevents.*"))
