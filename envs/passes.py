@@ -98,9 +98,10 @@ class Passes:
     def encode(self, samples: Sequence[Sample], known: dict[int, AudioFeatures] | None = None) -> AudioFeatures:
         """Return the audio features of loaded samples; a clip object that is met again is not encoded again."""
         known = {} if known is None else known
-        for sample in samples:
-            if id(sample.audio) not in known:
-                known[id(sample.audio)] = self.model.encode_audio([sample.audio])
+        new = {id(sample.audio): sample.audio for sample in samples if id(sample.audio) not in known}
+        if new:
+            features = self.model.encode_audio(list(new.values()))
+            known.update((key, features.rows([row])) for row, key in enumerate(new))
         rows = [known[id(sample.audio)] for sample in samples]
         return rows[0].concatenate(rows)
 

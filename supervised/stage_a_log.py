@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from supervised.events import EventWriter
 from supervised.files import write_text
 
 
@@ -18,20 +19,17 @@ class MetricsLog:
 
     def __init__(self, folder: Path, step: int, lines: int) -> None:
         """Go on after the first `lines` lines, which led to `step`; what was logged after them is dropped."""
-        from torch.utils.tensorboard import SummaryWriter
-
         path = folder / "metrics.jsonl"
         kept = path.read_bytes().split(b"\n")[:lines] if path.exists() else []
         write_text(path, "".join(line.decode() + "\n" for line in kept if line))
         self._file = open(path, "a", encoding="utf-8")
-        self._writer = SummaryWriter(folder, purge_step=step + 1 if step else None)
+        self._writer = EventWriter(folder / "tensorboard", purge_step=step + 1 if step else None)
 
     def write(self, step: int, kind: str, figures: Mapping[str, float]) -> None:
         """Log the figures of a step, at once readable by others."""
         self._file.write(json.dumps({"step": step, "kind": kind, **figures}) + "\n")
         self._file.flush()
-        for name, value in figures.items():
-            self._writer.add_scalar(f"{kind}/{name}", value, step)
+        self._writer.add(step, {f"{kind}/{name}": value for name, value in figures.items()})
 
     def close(self) -> None:
         """Close the files."""

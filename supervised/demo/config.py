@@ -11,8 +11,8 @@ from supervised.errors import ConfigError
 class EncoderPretraining:
     """How the tiny CLAP learns to name sounds."""
 
-    clips: int = 20000
-    """Clips in the training pool, half of them mixed from recordings where a folder is given."""
+    clips: int = 18000
+    """Clips in the training pool, two thirds of them mixed from recordings where a folder is given."""
     steps: int = 3000
     """Optimiser steps."""
     batch_size: int = 64
@@ -33,11 +33,11 @@ class EncoderPretraining:
 class BasePretraining:
     """How the tiny vision-language model learns to answer."""
 
-    vision_steps: int = 600
+    vision_steps: int = 200
     """Steps of dense supervision of the vision tower: class and colour of every patch."""
-    text_steps: int = 1500
+    text_steps: int = 3000
     """Steps of the language model on exact patches."""
-    joint_steps: int = 3000
+    joint_steps: int = 1500
     """Steps of all parts together on rendered pictures."""
     batch_size: int = 128
     """Questions per step."""

@@ -44,6 +44,8 @@ CHAT_TEMPLATE = (
 )
 PICTURES_FIRST = 0.7
 """Share of the second step in which only pictures are asked about."""
+HALF = torch.autocast("cpu", dtype=torch.bfloat16)
+"""Matrix products in bfloat16: twice as fast where the processor has the instructions; the weights stay float32."""
 Progress = Callable[[str], None]
 
 
@@ -232,12 +234,14 @@ def _answer_loss(
     places = (ids == model.config.image_token_id).unsqueeze(-1)
     embeddings = embeddings.masked_scatter(places, patches.to(embeddings.dtype))
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    hidden = model.model.language_model(
-        inputs_embeds=embeddings, attention_mask=mask, position_ids=positions
-    ).last_hidden_state[:, :-1]
     target = labels[:, 1:]
     spoken = target != -100
-    return F.cross_entropy(model.lm_head(hidden[spoken]), target[spoken])
+    with HALF:
+        hidden = model.model.language_model(
+            inputs_embeds=embeddings, attention_mask=mask, position_ids=positions
+        ).last_hidden_state[:, :-1]
+        logits = model.lm_head(hidden[spoken])
+    return F.cross_entropy(logits.float(), target[spoken])
 
 
 def _read(model: LlavaForConditionalGeneration, batches: Batches, config: BasePretraining, progress: Progress) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -86,23 +84,6 @@ def synthetic_table(tmp_path: Path) -> Path:
 def make_table(tmp_path: Path) -> Callable[..., Path]:
     """Return `build_synthetic_table` bound to a folder of this test."""
     return lambda name="other", **options: build_synthetic_table(tmp_path / name, **options)
-
-
-def _supervised() -> ModuleType:
-    """Load the fixtures of the supervised tests; conftest files of a neighbouring folder are not seen by pytest."""
-    path = Path(__file__).parents[1] / "supervised" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("supervised_conftest", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-_MODELS = _supervised()
-tiny_base_dir = _MODELS.tiny_base_dir
-tiny_encoder_dir = _MODELS.tiny_encoder_dir
-tiny_samples = _MODELS.tiny_samples
 
 
 @pytest.fixture(scope="session")

@@ -55,15 +55,6 @@ def questions(count: int, seed: int, retention: bool = True) -> list[Sample]:
     return samples
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Models this small only wait for each other's threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def attach(tiny_base_dir: Path, tiny_encoder_dir: Path) -> Callable[[], SafeModel]:
     def make() -> SafeModel:
@@ -167,7 +158,7 @@ def test_every_file_that_is_promised_is_there(
     ]
     assert [round(line["gate"], 3) for line in lines(tmp_path) if line["kind"] == "train"] == [0.333, 0.667, *[1.0] * 5]
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-00000007"]
-    events = EventAccumulator(str(tmp_path)).Reload()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("train/grad_norm")] == list(range(1, 8))
     assert events.Tags()["scalars"].count("evaluation/drop") == 1
     # The saved adapter is the one in the model, and an equal run leaves equal files.

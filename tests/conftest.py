@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: threads only slow such small matrices down
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # before transformers: as the commands do
+
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +32,14 @@ CHAT_TEMPLATE = (
 )
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Everything here is so small that a second thread would only wait, and sums keep their order."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def tiny_base_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A LlavaForConditionalGeneration of two layers and width 32, with processor: 48 x 48 pictures, 9 image tokens."""
@@ -42,7 +55,6 @@ def tiny_base_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         PreTrainedTokenizerFast,
     )
 
-    torch.set_num_threads(1)  # threads only slow such models down
     vocabulary = {word: i for i, word in enumerate(["<pad>", "<unk>", "<s>", "</s>", "<image>", *WORDS])}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     words.normalizer = normalizers.Lowercase()

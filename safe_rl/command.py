@@ -1,0 +1,162 @@
+"""What every command shares: argv to a checked configuration, and an exception to one line and an exit code.
+
+In: argv, YAML files, and the frozen dataclass that the command reads. Out: the command's exit code. 0: done.
+1: something that was given, or the machine, stands in the way; one line on stderr says what to do. 2: the command line
+or the YAML is wrong. 130, 143: interrupted. Exceptions that nobody foresaw are our mistakes and keep their traceback.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import TypeVar
+
+from supervised.errors import ConfigError, SafeError
+
+Config = TypeVar("Config")
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""Environment for libraries that would write between our lines; what the user has set wins."""
+
+
+def run(
+    work: Callable[[Config], None],
+    config_type: type[Config],
+    argv: list[str] | None,
+    *,
+    name: str,
+    description: str,
+    folder: Callable[[Config], str],
+    resumes: bool = True,
+) -> int:
+    """Parse `argv`, do the work, and return the exit code.
+
+    Args:
+        work: what the command does with its configuration; heavy imports happen inside it.
+        config_type: a frozen dataclass; its field docstrings are the help.
+        argv: arguments without the program's name; None: those of the process.
+        name: the verb, as in `python -m safe_rl.<name>`.
+        description: what `--help` opens with.
+        folder: where the command keeps what is finished, for the line that an interruption prints.
+        resumes: whether the command goes on where it stood.
+    """
+    for variable, value in QUIET.items():
+        os.environ.setdefault(variable, value)
+    with _interruptible() as interruption:
+        kept = ""
+        try:
+            config = _parse(config_type, argv, name, description)
+            kept = folder(config)
+            work(config)
+        except SystemExit as error:  # --help and --print_config
+            return int(error.code or 0)
+        except BaseException as error:
+            # A signal during an import may surface as some other exception, so the signal counts, not the type.
+            if interruption.number is not None or isinstance(error, KeyboardInterrupt):
+                told = _one_line(error) if isinstance(error, KeyboardInterrupt) and str(error) else ""
+                return _say(f"Interrupted. {told or _kept(kept, resumes)}".strip(), 128 + (interruption.number or 2))
+            line = explain(error, kept)
+            if line is None:
+                raise
+            return _say(line, 2 if isinstance(error, ConfigError) else 1)
+    return 0
+
+
+def _kept(folder: str, resumes: bool) -> str:
+    further = "the same command with --resume goes on" if resumes else "the same command starts again"
+    return f"What is finished is kept in {folder}; {further}." if folder else ""
+
+
+def explain(error: BaseException, kept: str = "") -> str | None:
+    """Return the one line that says what happened and what to do; None: it is a mistake of ours, keep the traceback."""
+    if isinstance(error, SafeError):
+        return _one_line(error)
+    if isinstance(error, BrokenPipeError):
+        # Whoever read our output is gone; the interpreter must not fail again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return "The reader of the output is gone; run the command again without the pipe, or into a file."
+    if isinstance(error, OSError):
+        return _explain_os_error(error, kept)
+    if _out_of_memory(error):
+        told = _one_line(error)[:120]
+        return f"Not enough memory ({told}); give a smaller --outcomes.batch_size or --stage_a.batch_size."
+    return None
+
+
+def _explain_os_error(error: OSError, kept: str) -> str:
+    where = str(error.filename or kept or "the run folder")
+    if error.errno in DISK_FULL:
+        return (
+            f"The disk is full: {where} could not be written ({os.strerror(error.errno)}); free some space or give "
+            "another --run_dir. What is finished is kept, and the same command with --resume goes on."
+        )
+    if isinstance(error, FileNotFoundError) and error.filename:
+        return f"{where} does not exist; check the path, or create it."
+    if isinstance(error, PermissionError) and error.filename:
+        return f"{where} may not be read or written by this user; change its permissions or give another path."
+    if isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError) and error.filename:
+        return f"{where} is in the way ({error.strerror}); move it or give another path."
+    return f"The system refused: {_one_line(error)}; check the path and try again."
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    # torch is not imported here for its exception types: the CPU allocator raises a bare RuntimeError anyway.
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _say(line: str, code: int) -> int:
+    print(f"error: {line}" if code < 128 else f"\n{line}", file=sys.stderr)
+    return code
+
+
+@dataclass
+class _Interruption:
+    """The signal that arrived, or None."""
+
+    number: int | None = None
+
+
+@contextmanager
+def _interruptible() -> Iterator[_Interruption]:
+    """Let SIGINT and SIGTERM raise KeyboardInterrupt and remember which it was; handlers are put back afterwards."""
+    interruption = _Interruption()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        interruption.number = number
+        raise KeyboardInterrupt
+
+    try:
+        before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread: signals are not ours to handle
+        before = {}
+    try:
+        yield interruption
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _parse(config_type: type[Config], argv: list[str] | None, name: str, description: str) -> Config:
+    from safe_rl.options import parse  # jsonargparse: imported late, inside the interruptible block
+
+    return parse(config_type, sys.argv[1:] if argv is None else argv, f"python -m safe_rl.{name}", description)

@@ -1,0 +1,79 @@
+"""Configuration of a run: one dataclass that every command of the pipeline reads; one YAML is one complete run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from agents.config import CurriculumConfig, LagrangianConfig, PPOConfig
+from envs.config import OutcomesConfig, RewardConfig
+from supervised.config import DataConfig, ModelConfig, StageAConfig
+from supervised.demo.config import PretrainConfig
+from supervised.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class ParetoConfig:
+    """The sweep over the price of latency that `pareto` draws."""
+
+    alphas: tuple[float, ...] = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0)
+    """Final alphas, one point of the curve each."""
+    seeds: int = 3
+    """Policies per alpha, with seeds 0, 1, ..."""
+    workers: int = 2
+    """Policies that train at once, each in a process and on a core of its own."""
+
+    def __post_init__(self) -> None:
+        if not self.alphas or any(alpha < 0 or not math.isfinite(alpha) for alpha in self.alphas):
+            raise ConfigError(f"pareto.alphas must be numbers >= 0, got {list(self.alphas)}; use e.g. [0, 0.6, 2].")
+        if len(set(self.alphas)) < len(self.alphas):
+            raise ConfigError(f"pareto.alphas must differ, got {list(self.alphas)}; leave the repeated ones out.")
+        for name in ("seeds", "workers"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"pareto.{name} must be at least 1, got {getattr(self, name)}; use e.g. 2.")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A complete run: what it learns from, how, and where its results go."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    stage_a: StageAConfig = field(default_factory=StageAConfig)
+    outcomes: OutcomesConfig = field(default_factory=OutcomesConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    lagrangian: LagrangianConfig = field(default_factory=LagrangianConfig)
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+    pareto: ParetoConfig = field(default_factory=ParetoConfig)
+    total_timesteps: int = 100_000
+    """Questions that each policy is trained on, with repetition."""
+    seeds: int = 5
+    """Policies to train, with seeds 0, 1, ...; figures are means over them."""
+    run_dir: str = "runs/demo"
+    """Folder of the run; what is missing in it is built, what is there is reused."""
+    table: str | None = None
+    """Outcome table to learn from (format v1); null: that of the run, built when it is missing."""
+    resume: bool = False
+    """Go on with the run in run_dir, also with more seeds than it had."""
+
+    def __post_init__(self) -> None:
+        for name, example in (("total_timesteps", 100_000), ("seeds", 5)):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}; use e.g. {example}.")
+        for name in ("run_dir", "table"):
+            if getattr(self, name) == "":
+                raise ConfigError(f"{name} is empty; give the path of a folder or leave it out.")
+
+
+@dataclass(frozen=True)
+class PretrainDemoConfig:
+    """The making of the demo's tiny models."""
+
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    out_dir: str = "runs/pretrain_demo"
+    """Folder that the weights and their figures are written to."""
+
+    def __post_init__(self) -> None:
+        if not self.out_dir:
+            raise ConfigError("out_dir is empty; give the path of a folder or leave it out.")

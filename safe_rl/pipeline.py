@@ -1,0 +1,167 @@
+"""From a configuration to an adapter and an outcome table: what is missing is built, what is unfinished goes on.
+
+What is there is reused only if it comes from the same configuration, data and adapter, told by hashes, not by paths.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safe_rl.artefact import Artefact, claim, folder_sha256, listing_sha256, refuse_stranger
+from safe_rl.config import RunConfig
+from safe_rl.determinism import prepare
+from safe_rl.options import existing_folder, to_dict
+from safe_rl.run_folder import RunFolder
+from supervised.errors import CheckpointError, ConfigError, TableError
+from supervised.files import sha256_file
+
+if TYPE_CHECKING:
+    from envs.outcomes import OutcomeTable
+
+TABLE_SPLITS = ("train", "validation", "calibration", "test")
+SPEED_ONLY = ("batch_size", "rows_per_part", "exact_samples", "latency_repeats", "on_error")
+"""Keys of `outcomes` that may change while a table is built."""
+
+
+def check_inputs(config: RunConfig) -> None:
+    """Refuse, before anything long begins, inputs that are not there and a run folder of another configuration.
+
+    Raises:
+        ConfigError: a file or folder of the configuration does not exist.
+        CheckpointError: the run folder holds the adapter of another configuration.
+        TableError: the run folder holds the table of another configuration.
+    """
+    if config.table is not None:
+        existing_folder(
+            config.table, "table", "give the folder of an outcome table, or leave --table out to build one."
+        )
+        return
+    if config.data.recordings is not None:
+        remedy = "give the folder of ESC-10 or ESC-50 with --data.recordings DIR, or null for synthesised sounds."
+        existing_folder(config.data.recordings, "data.recordings", remedy)
+    if config.data.manifest is not None and not Path(config.data.manifest).is_file():
+        raise ConfigError(f"data.manifest: {config.data.manifest} is not a file; give the path of a JSONL manifest.")
+    refuse_stranger(Path(config.run_dir) / "stage_a", _adapter_origin(config), CheckpointError)
+    refuse_stranger(Path(config.run_dir) / "table", _table_origin(config), TableError)
+
+
+def open_table(config: RunConfig, folder: RunFolder) -> OutcomeTable:
+    """Open the table that the configuration names, or that of the run, and note its hash.
+
+    Raises:
+        TableError: it is missing, damaged, or of another adapter or configuration.
+    """
+    from envs.outcomes import OutcomeTable
+
+    table = OutcomeTable.open(config.table if config.table is not None else ensure_table(config, folder))
+    folder.note(table=table.fingerprint)
+    return table
+
+
+def ensure_adapter(config: RunConfig, folder: RunFolder) -> Path:
+    """Return the folder of the run's adapter; train it if it is missing, go on if it is unfinished.
+
+    Raises:
+        CheckpointError: the run folder holds the adapter of another configuration, or a changed one.
+    """
+    stage_a = folder.path / "stage_a"
+    artefact = claim(stage_a, _adapter_origin(config), CheckpointError)
+    adapter = stage_a / "adapter"
+    if artefact.finished is None:
+        _train_adapter(config, artefact)
+    elif not adapter.is_dir() or folder_sha256(adapter) != artefact.finished["adapter_sha256"]:
+        raise CheckpointError(f"{adapter} was changed after Stage A finished; restore it, or delete {stage_a}.")
+    assert artefact.finished is not None  # finished now, or before
+    folder.note(adapter=artefact.finished["adapter_sha256"])
+    return adapter
+
+
+def ensure_table(config: RunConfig, folder: RunFolder) -> Path:
+    """Return the folder of the run's outcome table; build it if it is missing, go on if it is unfinished.
+
+    Raises:
+        TableError: the run folder holds the table of another adapter or configuration, or a changed one.
+    """
+    adapter = ensure_adapter(config, folder)
+    place = folder.path / "table"
+    artefact = claim(place, _table_origin(config) | {"adapter_sha256": folder_sha256(adapter)}, TableError)
+    if artefact.finished is None:
+        _build_table(config, adapter, artefact)
+    elif not (place / "table.json").is_file() or sha256_file(place / "table.json") != artefact.finished["table_sha256"]:
+        raise TableError(f"{place} was changed after it was built; restore it, or delete it to build it again.")
+    return place
+
+
+def _train_adapter(config: RunConfig, artefact: Artefact) -> None:
+    from supervised.data.source import open_split
+    from supervised.safe_model import SafeModel
+    from supervised.stage_a import train_stage_a
+
+    print(f"Stage A: training the adapter in {artefact.folder}")
+    prepare(config.stage_a.seed)
+    train, validation = (open_split(config.data, split) for split in ("adapter", "validation"))
+    model = SafeModel.attach(config.model)
+    show = sys.stderr.isatty()  # bars in a log file are noise
+    result = train_stage_a(model, train, validation, config.stage_a, artefact.folder, resume=True, progress=show)
+    figures = {name: value for name, value in to_dict(result).items() if name != "adapter"}
+    artefact.finish({"adapter_sha256": folder_sha256(result.adapter), "result": figures})
+    print(
+        f"Stage A: audio accuracy {100 * result.audio_accuracy:.1f} % (base {100 * result.base_audio_accuracy:.1f} %), "
+        f"retention {100 * result.retention_score:.1f} % (base {100 * result.base_retention_score:.1f} %)"
+    )
+
+
+def _build_table(config: RunConfig, adapter: Path, artefact: Artefact) -> None:
+    from tqdm import tqdm
+
+    from envs.build import build_table
+    from supervised.data.source import open_split
+    from supervised.safe_model import SafeModel
+
+    print(f"Outcome table: asking every question with and without audio into {artefact.folder}")
+    prepare(config.data.seed)
+    model = SafeModel.from_pretrained(
+        adapter, base=config.model.base, encoder=config.model.encoder, device=config.model.device
+    )
+    splits = {split: open_split(config.data, split) for split in TABLE_SPLITS}
+    with tqdm(desc="table", unit="question", disable=None) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        table = build_table(model, splits, config.outcomes, artefact.folder, progress, data=_data_origin(config))
+    artefact.finish({"table_sha256": table.fingerprint})
+
+
+def _data_origin(config: RunConfig) -> dict[str, Any]:
+    """Return what the questions come from, paths replaced by hashes of what they lead to."""
+    origin: dict[str, Any] = to_dict(config.data)
+    if config.data.manifest is not None:
+        origin["manifest"] = sha256_file(config.data.manifest)
+    if config.data.recordings is not None:
+        origin["recordings"] = listing_sha256(Path(config.data.recordings))
+    return origin
+
+
+def _model_origin(config: RunConfig) -> dict[str, Any]:
+    """Return what the model is made of; where it runs does not matter."""
+    origin: dict[str, Any] = to_dict(config.model)
+    del origin["device"]
+    for name in ("base", "encoder"):
+        if Path(origin[name]).is_dir():
+            origin[name] = listing_sha256(Path(origin[name]))
+    return origin
+
+
+def _adapter_origin(config: RunConfig) -> dict[str, Any]:
+    data = {key: value for key, value in _data_origin(config).items() if key not in ("train", "calibration", "test")}
+    stage_a = {key: value for key, value in to_dict(config.stage_a).items() if key != "checkpoint_every"}
+    return {"data": data, "model": _model_origin(config), "stage_a": stage_a}
+
+
+def _table_origin(config: RunConfig) -> dict[str, Any]:
+    outcomes = {key: value for key, value in to_dict(config.outcomes).items() if key not in SPEED_ONLY}
+    return {"data": _data_origin(config), "model": _model_origin(config), "outcomes": outcomes}

@@ -1,0 +1,173 @@
+"""The folder of a run: what was asked, on which machine, what came out.
+
+config.yaml     the complete resolved configuration; `--config` reads it back
+run.json        command, versions, seeds, hashes, machine; earlier commands in the same folder are kept in it
+metrics.jsonl   one line a record while the run goes on
+tensorboard/    the same records as events
+metrics.json    the final figures
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from safe_rl.options import to_yaml
+from supervised.errors import ConfigError
+from supervised.files import write_json, write_text
+
+if TYPE_CHECKING:
+    from supervised.events import EventWriter
+
+PACKAGES = ("safe-rl-audio", "torch", "transformers", "peft", "gymnasium", "stable-baselines3", "numpy", "safetensors")
+
+
+class RunFolder:
+    """A run's folder, open for writing; a context manager that closes the event file."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._events: dict[str, EventWriter] = {}
+        self._facts: dict[str, Any] = {}
+
+    def begin(self, config: Any, verb: str, seeds: list[int]) -> None:
+        """Write `config.yaml` and `run.json`.
+
+        Raises:
+            ConfigError: the path is taken by a file.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError(f"run_dir: {self.path} is a file; give a folder.")
+        text = to_yaml(config)
+        earlier = self._earlier()
+        write_text(self.path / "config.yaml", text)
+        self._facts = {
+            "verb": verb,
+            "command": [sys.executable, *sys.orig_argv[1:]],
+            "started": _now(),
+            "finished": None,
+            "seeds": seeds,
+            "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
+            "hashes": {},
+            "git": _git(),
+            "versions": {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()},
+            "machine": {
+                "system": platform.platform(),
+                "processor": platform.machine(),
+                "cores": os.cpu_count(),
+            },
+            "earlier": earlier,
+        }
+        write_json(self.path / "run.json", self._facts)
+
+    def note(self, **hashes: str) -> None:
+        """Add hashes of what the run is built on to `run.json`."""
+        self._facts["hashes"] |= hashes
+        write_json(self.path / "run.json", self._facts)
+
+    def record(self, step: int, values: Mapping[str, float], part: str = "") -> None:
+        """Append one line to `metrics.jsonl` and the same scalars to TensorBoard.
+
+        Args:
+            step: the step of the part that the values belong to.
+            values: scalars by name, such as `train/loss`.
+            part: what of the run reports, such as `stage_a` or `seed-0`.
+        """
+        line: dict[str, Any] = {"time": round(time.time(), 3), "part": part, "step": step}
+        line |= {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
+        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        self._writer(part).add(step, values)
+
+    def rewind(self, part: str, step: int) -> None:
+        """Forget what `part` recorded after `step`: it goes on from there, and nothing shall stand twice."""
+        path = self.path / "metrics.jsonl"
+        if path.exists():
+            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _whole(line)]
+            kept = [line for line in lines if not ((told := json.loads(line))["part"] == part and told["step"] > step)]
+            write_text(path, "".join(f"{line}\n" for line in kept))
+        if (self.path / "tensorboard" / part).exists():
+            self._writer(part, purge_step=step + 1)
+
+    def finish(self, metrics: Mapping[str, Any] | None = None) -> None:
+        """Write `metrics.json`, if there are final figures, and the time of the end into `run.json`."""
+        if metrics is not None:
+            write_json(self.path / "metrics.json", metrics)
+        self._facts["finished"] = _now()
+        write_json(self.path / "run.json", self._facts)
+
+    def close(self) -> None:
+        """Close the event files."""
+        while self._events:
+            self._events.popitem()[1].close()
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except OSError:
+            if error is None:  # else the first error is the one to report
+                raise
+
+    def _writer(self, part: str, purge_step: int | None = None) -> EventWriter:
+        if part not in self._events:
+            from supervised.events import EventWriter
+
+            self._events[part] = EventWriter(self.path / "tensorboard" / part, purge_step)
+        return self._events[part]
+
+    def _earlier(self) -> list[dict[str, Any]]:
+        """Return what earlier commands left in `run.json`, the latest last."""
+        try:
+            before = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+            return [*before.pop("earlier", []), before]
+        except (OSError, ValueError, AttributeError, TypeError):
+            return []  # nothing there, or a damaged file: the history is a convenience, not an input
+
+
+def _whole(line: str) -> bool:
+    """Whether a line was written to its end; a kill may have cut the last one."""
+    return line.startswith("{") and line.endswith("}")
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git() -> dict[str, Any] | None:
+    """Return the commit of the checkout that this package runs from and whether it is changed; None outside of one."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit, status = (
+            subprocess.run(
+                ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10, check=True
+            ).stdout
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit.strip(), "changed": bool(status.strip())}

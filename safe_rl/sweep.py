@@ -1,0 +1,145 @@
+"""The cells of a sweep: one policy per alpha and seed, trained by a few worker processes; finished cells are reused."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safe_rl.artefact import claim, refuse_stranger
+from safe_rl.command import explain
+from safe_rl.config import RunConfig
+from safe_rl.options import to_dict
+from safe_rl.training import MATTERS, finished, trained
+from supervised.errors import ConfigError, SafeError
+
+if TYPE_CHECKING:
+    from envs.outcomes import OutcomeTable
+
+Cell = tuple[float, int]
+"""Alpha and seed."""
+
+
+def check_cells(place: Path, config: RunConfig) -> None:
+    """Refuse, before anything long begins, a sweep that another configuration made.
+
+    Raises:
+        ConfigError: names the first keys that differ.
+    """
+    refuse_stranger(place, _origin(config), ConfigError)
+
+
+def claim_cells(place: Path, config: RunConfig, table: OutcomeTable) -> None:
+    """Open the folder of a sweep; alphas and seeds may be added at any time.
+
+    Raises:
+        ConfigError: the sweep is of another table or configuration.
+    """
+    claim(place, _origin(config) | {"table_sha256": table.fingerprint}, ConfigError)
+
+
+def train_cells(table: OutcomeTable, config: RunConfig, place: Path) -> dict[Cell, Path]:
+    """Return the folder of every cell; what is not finished is trained, `pareto.workers` cells at once.
+
+    Raises:
+        SafeError: a worker met something that a user can mend.
+        RuntimeError: a worker died of a mistake of ours; its traceback is on stderr.
+    """
+    from tqdm import tqdm
+
+    cells = {
+        (alpha, seed): place / f"alpha-{alpha:g}" / f"seed-{seed}"
+        for alpha in config.pareto.alphas
+        for seed in range(config.pareto.seeds)
+    }
+    missing = [(cell, folder) for cell, folder in cells.items() if not finished(folder)]
+    workers = min(config.pareto.workers, len(missing))
+    with tqdm(total=len(cells), initial=len(cells) - len(missing), desc="pareto", unit="policy", disable=None) as bar:
+        if workers <= 1:
+            for cell, folder in missing:
+                _train(table, config, cell, folder)
+                bar.update()
+        else:
+            for _ in _by_workers(table.directory, config, missing, workers):
+                bar.update()
+    return cells
+
+
+def _train(table: OutcomeTable, config: RunConfig, cell: Cell, folder: Path) -> None:
+    alpha, seed = cell
+    trained(table, replace(config, reward=replace(config.reward, alpha=alpha)), seed, folder)
+
+
+def _by_workers(table: Path, config: RunConfig, missing: list[tuple[Cell, Path]], workers: int) -> Iterator[None]:
+    """Share the cells out, and yield once per finished cell; workers end with this generator, however it ends."""
+    context = multiprocessing.get_context("spawn")
+    running: dict[Connection, Any] = {}
+    try:
+        with _no_interrupts():  # inherited by the workers: Ctrl-C reaches only us, and we end them
+            for first in range(workers):
+                ours, theirs = context.Pipe(duplex=False)
+                # Cells take equally long, so fixed shares are fair, and a worker imports torch only once.
+                process = context.Process(
+                    target=_work, args=(theirs, table, config, missing[first::workers]), daemon=True
+                )
+                process.start()
+                theirs.close()
+                running[ours] = process
+        while running:
+            for ready in wait(list(running)):
+                assert isinstance(ready, Connection)
+                try:
+                    line = ready.recv()
+                except EOFError:
+                    process = running.pop(ready)
+                    process.join()
+                    if process.exitcode:
+                        raise RuntimeError(f"a worker of the sweep ended with exit code {process.exitcode}") from None
+                    continue
+                if line is not None:
+                    raise SafeError(line)
+                yield
+    finally:
+        for process in running.values():
+            process.terminate()
+            process.join()
+
+
+def _work(parent: Connection, table: Path, config: RunConfig, cells: list[tuple[Cell, Path]]) -> None:
+    """Train cells one after the other in a process of its own; tell the parent None for each, or a line of trouble."""
+    import torch
+
+    from envs.outcomes import OutcomeTable
+
+    torch.set_num_threads(1)
+    try:
+        opened = OutcomeTable.open(table)
+        for cell, folder in cells:
+            _train(opened, config, cell, folder)
+            parent.send(None)
+    except Exception as error:
+        line = explain(error, config.run_dir)
+        if line is None:
+            raise
+        parent.send(line)
+
+
+@contextmanager
+def _no_interrupts() -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _origin(config: RunConfig) -> dict[str, Any]:
+    """Return what makes a cell what it is, beside alpha and seed."""
+    origin = {name: to_dict(getattr(config, name)) for name in MATTERS}
+    del origin["reward"]["alpha"]
+    return origin

@@ -1,0 +1,99 @@
+"""Policies on disk: table, configuration and seed go in, a trained policy comes out; what is finished is reused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safe_rl.artefact import Artefact, claim, refuse_stranger
+from safe_rl.config import RunConfig
+from safe_rl.determinism import prepare
+from safe_rl.options import to_dict
+from supervised.errors import ConfigError
+
+if TYPE_CHECKING:
+    from agents.gate_policy import GatePolicy
+    from envs.outcomes import OutcomeTable
+
+Record = Callable[[int, dict[str, float]], None]
+"""Takes the step and the figures of a rollout."""
+
+MATTERS = ("ppo", "lagrangian", "curriculum", "reward", "total_timesteps")
+"""Sections that change what a policy learns, beside table and seed."""
+
+
+def check_policies(folder: Path, config: RunConfig) -> None:
+    """Refuse, before anything long begins, a folder of policies that another configuration made.
+
+    Raises:
+        ConfigError: names the first keys that differ.
+    """
+    refuse_stranger(folder, _origin(config), ConfigError, may_grow=("seeds",), resume=config.resume)
+
+
+def claim_policies(folder: Path, config: RunConfig, table: OutcomeTable) -> Artefact:
+    """Open the folder of a run's policies; only their number may grow, and only when the run is resumed.
+
+    Raises:
+        ConfigError: the folder holds policies of another table or configuration.
+    """
+    origin = _origin(config) | {"table_sha256": table.fingerprint}
+    return claim(folder, origin, ConfigError, may_grow=("seeds",), resume=config.resume)
+
+
+def _origin(config: RunConfig) -> dict[str, Any]:
+    return {name: to_dict(getattr(config, name)) for name in MATTERS} | {"seeds": config.seeds}
+
+
+def trained(
+    table: OutcomeTable, config: RunConfig, seed: int, folder: Path, record: Record | None = None
+) -> tuple[GatePolicy, dict[str, Any]]:
+    """Return the policy of one seed and what is known about it; train it, or go on training it, if it is not there.
+
+    Args:
+        table: train rows to learn from, validation rows to choose by.
+        config: of the run; `reward.alpha` is the final alpha.
+        seed: of the policy.
+        folder: of this policy, with the checkpoint of an unfinished one below it.
+        record: called after every rollout.
+    """
+    from agents.config import AgentConfig
+    from agents.gate_policy import load_policy, save_policy
+    from agents.train import train_agent
+
+    if finished(folder):
+        return load_policy(folder), json.loads((folder / "policy.json").read_text(encoding="utf-8"))["provenance"]
+    prepare(seed, threads=1)  # the network is so small that a second thread would only wait
+    agent = train_agent(
+        table.split("train"),
+        table.split("validation"),
+        AgentConfig(config.ppo, config.lagrangian, config.curriculum, config.reward, config.total_timesteps),
+        seed,
+        checkpoints=folder / "checkpoint",
+        resume=True,
+        progress=record,
+    )
+    told = {
+        "seed": seed,
+        "alpha": config.reward.alpha,
+        "table_sha256": table.fingerprint,
+        "selected": to_dict(agent.selected),
+        "warning": agent.warning,
+    }
+    save_policy(folder, agent.policy, told)
+    return agent.policy, told
+
+
+def finished(folder: Path) -> bool:
+    """Whether the policy of a folder is trained; its description is written last."""
+    return (folder / "policy.json").is_file()
+
+
+def steps_done(folder: Path) -> int:
+    """Return the step of a folder's checkpoint, 0 without one: where training will go on."""
+    try:
+        return int(json.loads((folder / "checkpoint" / "checkpoint.json").read_text(encoding="utf-8"))["num_timesteps"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0  # a damaged checkpoint is reported, with its remedy, by whoever loads it

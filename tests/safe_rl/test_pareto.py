@@ -1,0 +1,89 @@
+"""A sweep over the price of latency: one row per alpha and policy, a picture, and cells that are trained once."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from safe_rl.pareto import main
+
+QUICK = "--total_timesteps 4000 --ppo.num_envs 500 --ppo.batch_size 250 --curriculum.steps 500".split()
+
+
+def options(table: Path, run_dir: Path, alphas: str, *more: str) -> list[str]:
+    return ["--table", str(table), "--run_dir", str(run_dir), *QUICK, "--pareto.alphas", alphas, *more]
+
+
+@pytest.fixture(scope="module")
+def run_dir(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished sweep of two alphas and two seeds, trained in this process."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    assert main(options(table, folder, "[2, 0]", "--pareto.seeds", "2", "--pareto.workers", "1")) == 0
+    return folder
+
+
+def rows(run_dir: Path) -> list[dict[str, str]]:
+    with open(run_dir / "pareto" / "pareto.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_csv_has_a_row_per_alpha_and_policy(run_dir: Path) -> None:
+    found = rows(run_dir)
+    assert [row["alpha"] for row in found] == ["0.0"] * 7 + ["2.0"] * 7
+    assert {row["policy"] for row in found} >= {"ppo_lagrangian", "always", "never", "oracle"}
+    for row in found:
+        assert float(row["accuracy_low"]) <= float(row["accuracy_mean"]) <= float(row["accuracy_high"])
+
+
+def test_a_higher_price_buys_less_latency(run_dir: Path) -> None:
+    usage = {(row["alpha"], row["policy"]): float(row["usage_mean"]) for row in rows(run_dir)}
+    assert usage["2.0", "ppo_lagrangian"] < usage["0.0", "ppo_lagrangian"]
+    assert usage["2.0", "oracle"] <= usage["0.0", "oracle"]
+    assert usage["2.0", "always"] == usage["0.0", "always"] == 1.0
+
+
+def test_the_picture_and_the_figures_lie_in_the_run_folder(run_dir: Path) -> None:
+    with Image.open(run_dir / "pareto" / "pareto.png") as picture:
+        assert picture.format == "PNG"
+    metrics = json.loads((run_dir / "pareto" / "metrics.json").read_text())
+    assert [point["alpha"] for point in metrics["points"]] == [0.0, 2.0]
+    assert json.loads((run_dir / "run.json").read_text())["verb"] == "pareto"
+
+
+def test_finished_cells_are_kept_when_alphas_are_added(run_dir: Path, table: Path) -> None:
+    cells = sorted(run_dir.glob("pareto/alpha-*/seed-*/policy.safetensors"))
+    before = [path.stat().st_mtime_ns for path in cells]
+    assert len(before) == 4
+    assert main(options(table, run_dir, "[0, 1, 2]", "--pareto.seeds", "1", "--pareto.workers", "1")) == 0
+    assert [path.stat().st_mtime_ns for path in cells] == before
+    assert {row["alpha"] for row in rows(run_dir)} == {"0.0", "1.0", "2.0"}
+
+
+def test_a_sweep_of_another_configuration_is_refused(
+    run_dir: Path, table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(options(table, run_dir, "[0]", "--reward.gamma", "0.5")) == 2
+    assert "(reward.gamma 0.1 there, 0.5 here); give another --run_dir." in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_workers_train_the_same_policies_as_one_process(run_dir: Path, table: Path, tmp_path: Path) -> None:
+    assert main(options(table, tmp_path / "run", "[0, 2]", "--pareto.seeds", "1", "--pareto.workers", "2")) == 0
+    for name in ("alpha-0/seed-0", "alpha-2/seed-0"):
+        cell = Path("pareto") / name / "policy.safetensors"
+        assert (tmp_path / "run" / cell).read_bytes() == (run_dir / cell).read_bytes()
+
+
+@pytest.mark.slow
+def test_trouble_in_a_worker_is_told_in_one_line(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = options(table, tmp_path / "run", "[0, 2]", "--pareto.seeds", "1", "--lagrangian.limit", "[0.1, 0.2]")
+    assert main(argv) != 0
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "lagrangian.limit must be one number or 1" in told

@@ -1,0 +1,47 @@
+"""Every command answers --help, and has imported nothing heavy until its arguments are parsed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+VERBS = ["build_outcomes", "pareto", "pretrain_demo", "train_policy", "train_stage_a"]
+HEAVY = ["torch", "transformers", "peft", "stable_baselines3", "matplotlib", "scipy", "tensorboard", "rich", "tqdm"]
+
+
+def test_the_verbs_are_the_modules_with_a_main() -> None:
+    found = [path.stem for path in (ROOT / "safe_rl").glob("*.py") if "\ndef main(" in path.read_text(encoding="utf-8")]
+    assert sorted(found) == VERBS
+    assert len(VERBS) == 5
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_shows_the_command_and_imports_nothing_heavy(verb: str) -> None:
+    code = (
+        f"import sys; from safe_rl.{verb} import main; code = main(['--help'])\n"
+        f"print('loaded:', *(name for name in {HEAVY} if name in sys.modules)); sys.exit(code)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stderr == ""
+    assert f"\npython -m safe_rl.{verb}\n" in shown.stdout
+    assert shown.stdout.splitlines()[-1].split() == ["loaded:"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_option_has_a_help_text(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from safe_rl.config import PretrainDemoConfig, RunConfig
+    from safe_rl.options import options
+
+    names = [name for name, _ in options(PretrainDemoConfig if verb == "pretrain_demo" else RunConfig)]
+    assert len(names) >= 10
+    assert import_module(f"safe_rl.{verb}").main(["--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split("options:")[1].split())
+    for name in names:
+        after = shown.split(f"--{name} ", 1)[1].split("(type:", 1)[0].split("{", 1)[-1]
+        assert len(after.split()) >= 3, f"{name} says nothing about itself"

@@ -1,0 +1,60 @@
+"""Commands in README and docs exist, and their options parse."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from safe_rl.config import PretrainDemoConfig, RunConfig
+from safe_rl.options import parse
+
+ROOT = Path(__file__).parents[1]
+FILES = {"README.md": 3, "docs/commands.md": 12, "docs/outcome_table.md": 1}
+"""File -> commands it holds at least."""
+
+
+def commands(name: str) -> list[list[str]]:
+    """Return verb and options of every command line in a file's code, comments left out."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    found = re.findall(r"python -m safe_rl\.(\w+)([^`\n]*)", text)
+    return [[verb, *shlex.split(rest.partition(" && ")[0].rstrip("\\"), comments=True)] for verb, rest in found]
+
+
+def test_every_page_of_the_documentation_is_checked_or_holds_no_command() -> None:
+    pages = {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")} | {"README.md"}
+    assert {name for name in pages if commands(name)} == set(FILES)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_command_parses(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    found = commands(name)
+    assert len(found) >= FILES[name]
+    for verb, *argv in found:
+        assert (ROOT / "safe_rl" / f"{verb}.py").is_file(), verb
+        if {"--help", "--print_config"} & set(argv):
+            continue
+        parse(PretrainDemoConfig if verb == "pretrain_demo" else RunConfig, argv, f"python -m safe_rl.{verb}", "")
+
+
+def test_the_readme_has_the_two_make_targets_and_the_plain_way() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for command in ("make demo", "make test", "pip install -e ."):
+        assert command in text
+
+
+def test_the_table_written_by_the_documentation_trains_a_policy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safe_rl.train_policy import main
+
+    monkeypatch.chdir(tmp_path)
+    (script,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "outcome_table.md").read_text(), re.DOTALL)
+    subprocess.run([sys.executable, "-c", script], check=True)
+    quick = "--total_timesteps 2000 --seeds 1 --ppo.num_envs 500 --ppo.batch_size 250 --curriculum.steps 500".split()
+    assert main(["--table", "my_table", "--run_dir", "run", *quick]) == 0
