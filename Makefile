@@ -2,6 +2,8 @@
 # make test   install, then the whole test suite
 # make check  formatter, linter, types, import directions
 # make clean  remove the virtual environment and caches (runs/ is kept)
+#
+# PYTHON=python3.12 takes another interpreter; TORCH_INDEX=URL takes torch from that index (one of CPU builds, say)
 
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -32,7 +34,7 @@ $(BIN)/python:
 
 # torch comes first, so that no other requirement chooses its build
 $(VENV)/.torch: constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet torch==2.13.0 -c constraints.txt
+	$(BIN)/python -m pip install --quiet torch==2.13.0 -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml

@@ -93,7 +93,7 @@ class PPOConfig:
 class LagrangianConfig:
     """Dual ascent on one multiplier per constraint, and the choice of the policy that meets the limit."""
 
-    limit: float | list[float] = 0.003
+    limit: float | tuple[float, ...] = 0.003
     """Largest mean cost allowed (0.003: the base's score may drop by 0.3 points); one number, or one per constraint."""
     lr: float = 50.0
     """Step size, in multiplier per unit of excess cost, once per rollout."""
@@ -105,9 +105,9 @@ class LagrangianConfig:
     """Standard errors that a policy's validation cost keeps below the limit, where a policy of the run can."""
 
     def __post_init__(self) -> None:
-        for limit in self.limit if isinstance(self.limit, list) else [self.limit]:
+        for limit in self.limit if isinstance(self.limit, tuple) else (self.limit,):
             _require("lagrangian.limit", limit, "a number >= 0, or a list of them", limit >= 0, "0.003")
-        if isinstance(self.limit, list) and not self.limit:
+        if self.limit == ():
             raise ConfigError("lagrangian.limit must be a number or a list of at least one, got []; use e.g. 0.003.")
         _require("lagrangian.lr", self.lr, "> 0", self.lr > 0, "50")
         _require("lagrangian.maximum", self.maximum, ">= 0", self.maximum >= 0, "20")
@@ -126,12 +126,12 @@ class LagrangianConfig:
         Raises:
             ConfigError: a list of another length was given.
         """
-        if not isinstance(self.limit, list):
+        if not isinstance(self.limit, tuple):
             return [float(self.limit)] * n_constraints
         if len(self.limit) != n_constraints:
             raise ConfigError(
                 f"lagrangian.limit must be one number or {n_constraints} (one per constraint), "
-                f"got {len(self.limit)}: {self.limit}; use e.g. 0.003."
+                f"got {len(self.limit)}: {list(self.limit)}; use e.g. 0.003."
             )
         return [float(limit) for limit in self.limit]
 

@@ -34,10 +34,9 @@ class Evaluation:
         _, self._group = np.unique(rows.split.group, return_inverse=True)
         n_groups = int(self._group.max()) + 1
         generator = np.random.default_rng(seed)
-        drawn = generator.integers(n_groups, size=(n_resamples, n_groups))
-        flat = drawn + n_groups * np.arange(n_resamples)[:, None]
-        counts = np.bincount(flat.ravel(), minlength=n_resamples * n_groups).reshape(n_resamples, n_groups)
-        self._counts = counts.astype(np.float32)  # [B, G], how often each group is in each resample
+        self._counts = np.empty((n_resamples, n_groups), dtype=np.float32)  # [B, G], how often a group is in a resample
+        for counts in self._counts:
+            counts[:] = np.bincount(generator.integers(n_groups, size=n_groups), minlength=n_groups)
         weights = self._weights()
         self._names = list(weights)
         self._weight = np.stack(list(weights.values()))  # [M, n], 1 where the row counts for the metric
@@ -141,4 +140,5 @@ def evaluate(
 
 def _interval(mean: float, samples: np.ndarray) -> Interval:
     low, high = np.nanpercentile(samples, [2.5, 97.5])
-    return {"mean": float(mean), "low": float(low), "high": float(high)}
+    # Resamples are summed in float32: where all of them are equal, rounding alone would leave the mean outside.
+    return {"mean": float(mean), "low": min(float(low), float(mean)), "high": max(float(high), float(mean))}

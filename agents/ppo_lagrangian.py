@@ -314,4 +314,4 @@ class PPOLagrangian(PPO):
 def _count_constraints(lagrangian: LagrangianConfig, retention: RetentionBuffer | None) -> int:
     if retention is not None:
         return retention.n_constraints
-    return len(lagrangian.limit) if isinstance(lagrangian.limit, list) else 1
+    return len(lagrangian.limit) if isinstance(lagrangian.limit, tuple) else 1

@@ -21,6 +21,7 @@ from agents.selection import FeasibleBest, Judgement
 from envs.batch import OutcomeBatches
 from envs.outcomes import TableSplit
 from envs.sb3 import AudioGateVecEnv
+from supervised.errors import TableError
 
 Progress = Callable[[int, dict[str, float]], None]
 
@@ -76,7 +77,10 @@ def train_agent(
     Raises:
         CheckpointError: the checkpoint is damaged or belongs to another run.
         ConfigError: the limits do not fit the table's retention sets.
+        TableError: the validation rows cannot measure a constraint.
     """
+    if config.lagrangian.maximum > 0:
+        _refuse_unmeasured(train, validation)
     ppo = config.ppo
     environment = AudioGateVecEnv(train, ppo.num_envs, reward=config.reward, seed=seed, flat=True)
     held_out = OutcomeBatches(validation, config.reward, environment.batches.normaliser)
@@ -109,6 +113,18 @@ def train_agent(
     model.policy.load_state_dict(selection.weights)
     policy = GatePolicy.from_network(model.policy, environment.batches.normaliser, train.table.actions)
     return TrainedAgent(policy, selection.best, keeper.history, saturated)
+
+
+def _refuse_unmeasured(train: TableSplit, validation: TableSplit) -> None:
+    """Refuse a constraint that would count as met only because no validation row measures it."""
+    seen, measured = (set(np.unique(rows.retention_set).tolist()) for rows in (train, validation))
+    unmeasured = [name for k, name in enumerate(train.table.retention_sets) if k in seen - measured]
+    if unmeasured:
+        raise TableError(
+            f"The drop on {', '.join(unmeasured)} cannot be held below lagrangian.limit: the table in "
+            f"{train.table.directory} has train rows of it, but no {validation.name} row that measures it; move some "
+            f"there, or switch the constraints off with --lagrangian.maximum 0."
+        )
 
 
 class _Keeper(BaseCallback):

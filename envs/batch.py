@@ -14,6 +14,7 @@ from envs.normaliser import ObservationNormaliser
 from envs.outcomes import TableSplit
 from envs.reward import RewardTerms, cost_matrix
 from envs.source import problem_of
+from supervised.errors import CheckpointError
 
 _CACHE_BYTES = 256 << 20
 _ROWS_AT_ONCE = 4096
@@ -102,7 +103,16 @@ class RowSampler:
         return {"generator": self._before, "cursor": self._cursor}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on exactly where `get_state` was called."""
+        """Go on exactly where `get_state` was called.
+
+        Raises:
+            CheckpointError: the place lies outside an epoch of so many rows.
+        """
+        if not 0 <= int(state["cursor"]) <= self.rows:  # beyond its end an epoch would never end
+            raise CheckpointError(
+                f"the environment's state is at row {state['cursor']} of an epoch of {self.rows}; resume with the "
+                "table of the run."
+            )
         self.generator.bit_generator.state = state["generator"]
         self._shuffle()
         self._cursor = int(state["cursor"])

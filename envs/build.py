@@ -76,19 +76,24 @@ def build_table(
     writer = TableWriter(directory, Header(ACTIONS, widths, provenance=provenance, action_tokens=tokens))
     if writer.finished:
         return OutcomeTable.open(directory)
-    if (directory / PROFILE).exists() and writer.position > 0:
-        profile = LatencyProfile.load(directory / PROFILE)  # one table, one profile: latencies stay comparable
+    if writer.position > 0:  # one table, one profile: latencies stay comparable
+        if not (directory / PROFILE).is_file():
+            raise TableError(
+                f"{directory / PROFILE} is missing, but the {writer.position} questions done so far were timed by it; "
+                f"restore it, or delete {directory} to build anew."
+            )
+        profile = LatencyProfile.load(directory / PROFILE)
     else:
         profile = profile or measure(model, ahead, config)
         profile.save(directory / PROFILE)
     builder = _Builder(Passes(model, config, profile), questions, writer, progress)
     while writer.position < len(questions):
         builder.build_part()
-    exact = gate_zero_is_exact(model, _first_loaded(model, questions, config, config.exact_samples), config)
+    compared = _first_loaded(model, questions, config, config.exact_samples)
     writer.finish(
         provenance={
-            "gate_zero_bit_exact": exact,
-            "gate_zero_samples": min(config.exact_samples, len(questions)),
+            "gate_zero_bit_exact": gate_zero_is_exact(model, compared, config),
+            "gate_zero_samples": len(compared),
             "latency_profile": asdict(profile),
             "software": {name: version(name) for name in ("torch", "transformers", "numpy")},
         }

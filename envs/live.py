@@ -76,7 +76,12 @@ class LiveSource:
         """
         if "config" not in table.provenance:
             raise TableError(f"the table in {table.directory} does not tell how it was built; give a LatencyProfile.")
-        config = OutcomesConfig(**table.provenance["config"])
+        try:
+            config = OutcomesConfig(**table.provenance["config"])
+        except TypeError:  # provenance is free form in a table made elsewhere
+            raise TableError(
+                f"the table in {table.directory} was not built by this program; give a LatencyProfile and a config."
+            ) from None
         table.require({"model": table_provenance(model, config, {})["model"]})
         profile = LatencyProfile.load(Path(table.directory) / PROFILE)
         return cls(model, samples, profile, config, table.latency_unit_ms, table.retention_sets)

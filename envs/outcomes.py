@@ -10,7 +10,6 @@ train.record(3)["predictions"]        # the jsonl row, read when it is asked for
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from envs.mapped import map_tensors
-from envs.table_checks import check_part, check_records
+from envs.table_checks import check_part, check_records, parse_record
 from envs.table_format import FEATURES, HEADER, TABLE_SPLITS, Header, first_difference, read_header
 from envs.table_writer import TableWriter
 from supervised.errors import TableError
@@ -165,7 +164,11 @@ class OutcomeTable:
         return result
 
     def record(self, row: int) -> dict[str, Any]:
-        """Return the jsonl line of a row: id, question, answers, type, predictions (defaults where it has none)."""
+        """Return the jsonl line of a row: id, question, answers, type, predictions (defaults where it has none).
+
+        Raises:
+            TableError: the line is not a JSON object, or its predictions are not one per action.
+        """
         number = int(np.searchsorted(self.offsets, row, side="right")) - 1
         lines = self._record_lines(number)
         value: dict[str, Any] = {"id": f"row-{row}", "question": "", "answers": [], "type": "", "predictions": []}
@@ -173,10 +176,11 @@ class OutcomeTable:
             return value
         text, edges = lines
         first = row - self.offsets[number]
-        line = json.loads(text[edges[first] : edges[first + 1]].tobytes())
-        if "prediction" in line and "predictions" not in line:
-            line["predictions"] = line.pop("prediction")
-        return value | line
+        try:
+            return value | parse_record(text[edges[first] : edges[first + 1]].tobytes(), self.actions)
+        except TableError as error:
+            path = (self.directory / self.header.parts[number].file).with_suffix(".jsonl")
+            raise TableError(f"{path}, line {first + 1}: {error}") from error
 
     def _record_lines(self, number: int) -> tuple[np.ndarray, np.ndarray] | None:
         """Return a part's jsonl file, mapped, and where its lines begin and end; None when the table has none."""

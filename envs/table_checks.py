@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -75,3 +78,32 @@ def check_records(path: Path, part: Part) -> None:
         lines = sum(1 for line in file)
     if lines != part.rows:
         raise TableError(f"{path} has {lines} lines for {part.rows} rows; restore it or build the table again.")
+
+
+def parse_record(line: bytes, actions: Sequence[str]) -> dict[str, Any]:
+    """Return the values of one line of a jsonl file; tables made elsewhere may have put anything there.
+
+    `predictions` (or `prediction`) is a list in the order of the actions or an object by their names; it may be absent.
+
+    Raises:
+        TableError: not a JSON object, or predictions of another form; the message does not name the line yet.
+    """
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        reason = str(error).splitlines()[0]
+        raise TableError(f"not readable JSON ({reason}); restore the file or build the table again.") from error
+    if not isinstance(record, dict):
+        raise TableError(f"a JSON object is expected, got {type(record).__name__}; correct the line.")
+    record = {name: value for name, value in record.items() if value is not None}
+    if "prediction" in record and "predictions" not in record:
+        record["predictions"] = record.pop("prediction")
+    predictions = record.get("predictions", [])
+    if isinstance(predictions, dict) and predictions.keys() == set(actions):
+        predictions = record["predictions"] = [predictions[name] for name in actions]
+    if not isinstance(predictions, list) or len(predictions) not in (0, len(actions)):
+        raise TableError(
+            f"predictions must be a list of {len(actions)}, one for each of {', '.join(actions)}, or absent, got "
+            f"{json.dumps(predictions)[:80]}; correct the line."
+        )
+    return record

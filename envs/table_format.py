@@ -61,6 +61,10 @@ class Header:
                 f"features must map some of {', '.join(FEATURES)} to widths >= 0, got {self.features}; "
                 "correct table.json."
             )
+        if not any(self.features.values()):
+            raise TableError(
+                f"all features have width 0, so nothing is left to decide by; give one of {', '.join(FEATURES)}."
+            )
         if len(set(self.retention_sets)) != len(self.retention_sets):
             raise TableError(f"retention_sets has a name twice: {list(self.retention_sets)}; name each set once.")
         unit = self.latency_unit_ms

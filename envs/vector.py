@@ -85,6 +85,11 @@ class AudioGateVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray
         actions = np.asarray(actions, dtype=np.int64)
         if actions.shape != (self.num_envs,):
             raise gymnasium.error.InvalidAction(f"{self.num_envs} actions are needed, got shape {actions.shape}.")
+        allowed = len(self.batches.problem.actions)
+        if actions.min() < 0 or actions.max() >= allowed:  # NumPy would take -1 as the last action
+            raise gymnasium.error.InvalidAction(
+                f"actions must be 0 .. {allowed - 1}, got {np.unique(actions).tolist()}."
+            )
         answered, split = self.rows, self.batches.split
         reward, cost = self.batches.outcome(answered, actions)
         final = {

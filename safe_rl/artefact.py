@@ -17,6 +17,7 @@ from supervised.errors import SafeError
 from supervised.files import sha256_file, write_json
 
 FILE = "made_from.json"
+REMEDY = "give another --run_dir"
 
 
 @dataclass
@@ -43,6 +44,7 @@ def claim(
     *,
     may_grow: tuple[str, ...] = (),
     resume: bool = False,
+    remedy: str = REMEDY,
 ) -> Artefact:
     """Open `folder` for an artefact of this origin; create it if nothing is there.
 
@@ -52,13 +54,16 @@ def claim(
         error: the kind of error that a stranger's folder raises.
         may_grow: keys whose value may become larger when a run is resumed.
         resume: whether the user asked to go on with what is there.
+        remedy: what a user whose folder is refused can do.
 
     Raises:
         SafeError: of the kind `error`; the folder holds something of another, or of unknown, origin.
     """
     origin = json.loads(json.dumps(made_from))  # as it will read after the file: tuples are lists
     before = _read(folder, error)
-    if before is not None and not refuse_stranger(folder, made_from, error, may_grow=may_grow, resume=resume):
+    if before is not None and not refuse_stranger(
+        folder, made_from, error, may_grow=may_grow, resume=resume, remedy=remedy
+    ):
         return before
     artefact = Artefact(folder, origin, None)
     artefact._write()
@@ -72,11 +77,12 @@ def refuse_stranger(
     *,
     may_grow: tuple[str, ...] = (),
     resume: bool = False,
+    remedy: str = REMEDY,
 ) -> bool:
     """Check the keys of `made_from` that are known so far against what lies in `folder`; nothing is written.
 
     Returns:
-        Whether something grows that may.
+        Whether the origin changes and may: a key grows that may, or the folder holds nothing but its origin.
 
     Raises:
         SafeError: of the kind `error`; the folder holds something of another, or of unknown, origin.
@@ -89,12 +95,14 @@ def refuse_stranger(
     )
     if not changes:
         return False
+    if before.finished is None and not any(item.name != FILE and item.name[0] != "." for item in folder.iterdir()):
+        return True  # the command that claimed it made nothing, perhaps because its configuration was wrong
     growing = all(key in may_grow and _is_larger(there, here) for key, there, here in changes)
     if growing and resume:
         return True
     told = ", ".join(f"{key} {_short(there)} there, {_short(here)} here" for key, there, here in changes[:3])
     told += f" and {len(changes) - 3} more" if len(changes) > 3 else ""
-    remedy = "--resume continues it, another --run_dir starts afresh" if growing else "give another --run_dir"
+    remedy = "--resume continues it, another --run_dir starts afresh" if growing else remedy
     raise error(f"{folder} was made with another configuration ({told}); {remedy}.")
 
 

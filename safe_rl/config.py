@@ -26,8 +26,10 @@ class ParetoConfig:
     def __post_init__(self) -> None:
         if not self.alphas or any(alpha < 0 or not math.isfinite(alpha) for alpha in self.alphas):
             raise ConfigError(f"pareto.alphas must be numbers >= 0, got {list(self.alphas)}; use e.g. [0, 0.6, 2].")
-        if len(set(self.alphas)) < len(self.alphas):
-            raise ConfigError(f"pareto.alphas must differ, got {list(self.alphas)}; leave the repeated ones out.")
+        if len({f"{alpha:g}" for alpha in self.alphas}) < len(self.alphas):  # as the folders are named
+            raise ConfigError(
+                f"pareto.alphas must differ in six digits, got {list(self.alphas)}; leave the repeated ones out."
+            )
         for name in ("seeds", "workers"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"pareto.{name} must be at least 1, got {getattr(self, name)}; use e.g. 2.")
@@ -54,11 +56,13 @@ class RunConfig:
     """Folder of the run; what is missing in it is built, what is there is reused."""
     table: str | None = None
     """Outcome table to learn from (format v1); null: that of the run, built when it is missing."""
+    threads: int = 1
+    """CPU threads of the model's passes; the demo's model is so small that more would wait for each other."""
     resume: bool = False
     """Go on with the run in run_dir, also with more seeds than it had."""
 
     def __post_init__(self) -> None:
-        for name, example in (("total_timesteps", 100_000), ("seeds", 5)):
+        for name, example in (("total_timesteps", 100_000), ("seeds", 5), ("threads", 2)):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}; use e.g. {example}.")
         for name in ("run_dir", "table"):

@@ -161,7 +161,7 @@ def _explain(error: ArgumentError, config_type: type) -> str:
         if name not in kinds:
             inside = [key for key in kinds if key.startswith(f"{name}.")]
             return f"{name} is a section; give its keys, such as --{inside[0]} VALUE" if inside else message.rstrip(".")
-        value = re.search(r"(?:Given value|Got value): (.*)", message)
+        value = re.search(r"Given value: (.*)", message) or re.search(r"Got value: (.*)", message)
         return f"{name} must be {_allowed(kinds[name])}, got {value[1] if value else 'nothing'}"
     return message.rstrip(".")
 
@@ -171,7 +171,7 @@ def _allowed(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(str, get_args(kind)))}"
     if get_origin(kind) is tuple:
-        return f"a list such as [{get_args(kind)[0].__name__}, ...]"
+        return f"a list such as [x, y], each {_allowed(get_args(kind)[0])}"
     if get_args(kind):
         return " or ".join(_allowed(part) for part in get_args(kind))
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}

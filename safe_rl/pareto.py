@@ -33,7 +33,8 @@ def pareto(config: RunConfig) -> None:
     """Train every cell of the sweep that is not there yet, judge them, and write CSV, PNG and metrics."""
     from safe_rl.pipeline import check_inputs, open_table
     from safe_rl.run_folder import RunFolder
-    from safe_rl.sweep import check_cells, claim_cells, train_cells
+    from safe_rl.sweep import check_cells, claim_cells, train_cells, warnings_of
+    from safe_rl.training import check_splits, short_curriculum
 
     check_inputs(config)
     place = Path(config.run_dir) / "pareto"
@@ -42,6 +43,7 @@ def pareto(config: RunConfig) -> None:
     with RunFolder(config.run_dir) as folder:
         folder.begin(config, "pareto", seeds)
         table = open_table(config, folder)
+        check_splits(table)
         claim_cells(place, config, table)
         cells = train_cells(table, config, place)
         sweep = {alpha: _judge(table, config, cells, alpha) for alpha in sorted(config.pareto.alphas)}
@@ -50,6 +52,8 @@ def pareto(config: RunConfig) -> None:
         _write_metrics(place / "metrics.json", table, sweep, seeds)
         folder.finish()
     _tell(sweep)
+    for warning in filter(None, [short_curriculum(config), *warnings_of(cells)]):
+        print(f"warning: {warning}", file=sys.stderr)
     print(f"Curve: {place / 'pareto.png'}, figures: {place / 'pareto.csv'}")
 
 

@@ -14,6 +14,7 @@ from safe_rl.config import RunConfig
 from safe_rl.determinism import prepare
 from safe_rl.options import existing_folder, to_dict
 from safe_rl.run_folder import RunFolder
+from supervised.demo import BASE, ENCODER
 from supervised.errors import CheckpointError, ConfigError, TableError
 from supervised.files import sha256_file
 
@@ -100,7 +101,7 @@ def _train_adapter(config: RunConfig, artefact: Artefact) -> None:
     from supervised.stage_a import train_stage_a
 
     print(f"Stage A: training the adapter in {artefact.folder}")
-    prepare(config.stage_a.seed)
+    prepare(config.stage_a.seed, config.threads)
     train, validation = (open_split(config.data, split) for split in ("adapter", "validation"))
     model = SafeModel.attach(config.model)
     show = sys.stderr.isatty()  # bars in a log file are noise
@@ -121,7 +122,7 @@ def _build_table(config: RunConfig, adapter: Path, artefact: Artefact) -> None:
     from supervised.safe_model import SafeModel
 
     print(f"Outcome table: asking every question with and without audio into {artefact.folder}")
-    prepare(config.data.seed)
+    prepare(config.data.seed, config.threads)
     model = SafeModel.from_pretrained(
         adapter, base=config.model.base, encoder=config.model.encoder, device=config.model.device
     )
@@ -138,9 +139,13 @@ def _build_table(config: RunConfig, adapter: Path, artefact: Artefact) -> None:
 
 def _data_origin(config: RunConfig) -> dict[str, Any]:
     """Return what the questions come from, paths replaced by hashes of what they lead to."""
+    from supervised.demo.scenes import VERSION
+
     origin: dict[str, Any] = to_dict(config.data)
     if config.data.manifest is not None:
         origin["manifest"] = sha256_file(config.data.manifest)
+    else:
+        origin["scenes_version"] = VERSION
     if config.data.recordings is not None:
         origin["recordings"] = listing_sha256(Path(config.data.recordings))
     return origin
@@ -150,8 +155,10 @@ def _model_origin(config: RunConfig) -> dict[str, Any]:
     """Return what the model is made of; where it runs does not matter."""
     origin: dict[str, Any] = to_dict(config.model)
     del origin["device"]
-    for name in ("base", "encoder"):
-        if Path(origin[name]).is_dir():
+    for name, shipped in (("base", BASE), ("encoder", ENCODER)):
+        if origin[name] == "demo":
+            origin[name] = f"demo {folder_sha256(shipped)}"
+        elif Path(origin[name]).is_dir():
             origin[name] = listing_sha256(Path(origin[name]))
     return origin
 

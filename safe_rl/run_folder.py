@@ -1,7 +1,7 @@
 """The folder of a run: what was asked, on which machine, what came out.
 
-config.yaml     the complete resolved configuration; `--config` reads it back
-run.json        command, versions, seeds, hashes, machine; earlier commands in the same folder are kept in it
+config.yaml     the complete resolved configuration of the last command; `--config` reads it back
+run.json        command, configuration, versions, seeds, hashes, machine; earlier commands in the folder are kept in it
 metrics.jsonl   one line a record while the run goes on
 tensorboard/    the same records as events
 metrics.json    the final figures
@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from safe_rl.options import to_yaml
+from safe_rl.options import to_dict, to_yaml
 from supervised.errors import ConfigError
 from supervised.files import write_json, write_text
 
@@ -58,6 +58,7 @@ class RunFolder:
             "started": _now(),
             "finished": None,
             "seeds": seeds,
+            "config": to_dict(config),
             "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
             "hashes": {},
             "git": _git(),

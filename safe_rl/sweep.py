@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import signal
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from safe_rl.artefact import claim, refuse_stranger
 from safe_rl.command import explain
 from safe_rl.config import RunConfig
 from safe_rl.options import to_dict
-from safe_rl.training import MATTERS, finished, trained
+from safe_rl.training import MATTERS, finished, given_table, trained
 from supervised.errors import ConfigError, SafeError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def check_cells(place: Path, config: RunConfig) -> None:
     Raises:
         ConfigError: names the first keys that differ.
     """
-    refuse_stranger(place, _origin(config), ConfigError)
+    refuse_stranger(place, _origin(config) | given_table(config), ConfigError)
 
 
 def claim_cells(place: Path, config: RunConfig, table: OutcomeTable) -> None:
@@ -47,7 +48,7 @@ def train_cells(table: OutcomeTable, config: RunConfig, place: Path) -> dict[Cel
     """Return the folder of every cell; what is not finished is trained, `pareto.workers` cells at once.
 
     Raises:
-        SafeError: a worker met something that a user can mend.
+        SafeError: a worker met something that a user can mend, or was killed.
         RuntimeError: a worker died of a mistake of ours; its traceback is on stderr.
     """
     from tqdm import tqdm
@@ -68,6 +69,14 @@ def train_cells(table: OutcomeTable, config: RunConfig, place: Path) -> dict[Cel
             for _ in _by_workers(table.directory, config, missing, workers):
                 bar.update()
     return cells
+
+
+def warnings_of(cells: dict[Cell, Path]) -> Iterator[str]:
+    """Yield the warning of every trained cell that has one."""
+    for (alpha, seed), folder in cells.items():
+        provenance = json.loads((folder / "policy.json").read_text(encoding="utf-8"))["provenance"]
+        if provenance.get("warning"):
+            yield f"alpha {alpha:g}, seed {seed}: {provenance['warning']}"
 
 
 def _train(table: OutcomeTable, config: RunConfig, cell: Cell, folder: Path) -> None:
@@ -98,6 +107,11 @@ def _by_workers(table: Path, config: RunConfig, missing: list[tuple[Cell, Path]]
                 except EOFError:
                     process = running.pop(ready)
                     process.join()
+                    if process.exitcode < 0:
+                        raise SafeError(
+                            f"A worker of the sweep was killed (signal {-process.exitcode}), perhaps for want of "
+                            f"memory; give --pareto.workers 1, what is finished is kept."
+                        ) from None
                     if process.exitcode:
                         raise RuntimeError(f"a worker of the sweep ended with exit code {process.exitcode}") from None
                     continue

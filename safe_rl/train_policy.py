@@ -46,7 +46,7 @@ def train_policy(config: RunConfig) -> None:
     """Train every seed, judge all policies on the test split, and write the run folder."""
     from safe_rl.pipeline import check_inputs, open_table
     from safe_rl.run_folder import RunFolder
-    from safe_rl.training import check_policies, claim_policies
+    from safe_rl.training import check_policies, check_splits, claim_policies, short_curriculum
 
     folder = RunFolder(config.run_dir)
     seeds = list(range(config.seeds))
@@ -55,8 +55,11 @@ def train_policy(config: RunConfig) -> None:
     with folder:
         folder.begin(config, "train_policy", seeds)
         table = open_table(config, folder)
+        check_splits(table)
         artefact = claim_policies(folder.path / "policies", config, table)
         decisions, chances, warnings = _train_seeds(config, table, folder, seeds)
+        if told := short_curriculum(config):
+            warnings.insert(0, told)
         if table.provenance.get("gate_zero_bit_exact") is False:
             warnings.insert(0, "with gate 0 this model is not the base to the bit; do not ship it.")
         from safe_rl.comparison import compare

@@ -11,7 +11,8 @@ from safe_rl.artefact import Artefact, claim, refuse_stranger
 from safe_rl.config import RunConfig
 from safe_rl.determinism import prepare
 from safe_rl.options import to_dict
-from supervised.errors import ConfigError
+from supervised.errors import ConfigError, TableError
+from supervised.files import sha256_file
 
 if TYPE_CHECKING:
     from agents.gate_policy import GatePolicy
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 Record = Callable[[int, dict[str, float]], None]
 """Takes the step and the figures of a rollout."""
 
+NEEDED = {"train": "to learn from", "validation": "to choose a policy by", "test": "to judge it on"}
+"""Splits without which a policy cannot be trained and judged."""
 MATTERS = ("ppo", "lagrangian", "curriculum", "reward", "total_timesteps")
 """Sections that change what a policy learns, beside table and seed."""
 
@@ -30,7 +33,14 @@ def check_policies(folder: Path, config: RunConfig) -> None:
     Raises:
         ConfigError: names the first keys that differ.
     """
-    refuse_stranger(folder, _origin(config), ConfigError, may_grow=("seeds",), resume=config.resume)
+    refuse_stranger(
+        folder,
+        _origin(config) | given_table(config),
+        ConfigError,
+        may_grow=("seeds",),
+        resume=config.resume,
+        remedy=_remedy(config),
+    )
 
 
 def claim_policies(folder: Path, config: RunConfig, table: OutcomeTable) -> Artefact:
@@ -40,7 +50,45 @@ def claim_policies(folder: Path, config: RunConfig, table: OutcomeTable) -> Arte
         ConfigError: the folder holds policies of another table or configuration.
     """
     origin = _origin(config) | {"table_sha256": table.fingerprint}
-    return claim(folder, origin, ConfigError, may_grow=("seeds",), resume=config.resume)
+    return claim(folder, origin, ConfigError, may_grow=("seeds",), resume=config.resume, remedy=_remedy(config))
+
+
+def _remedy(config: RunConfig) -> str:
+    table = config.table if config.table is not None else Path(config.run_dir) / "table"
+    return f"give another --run_dir; --table {table} spares it the building"
+
+
+def given_table(config: RunConfig) -> dict[str, str]:
+    """Return what names the table that the configuration gives; nothing where the run builds its own."""
+    header = Path(config.table or "") / "table.json"
+    return {"table_sha256": sha256_file(header)} if config.table is not None and header.is_file() else {}
+
+
+def check_splits(table: OutcomeTable) -> None:
+    """Refuse a table that lacks a split that every policy needs.
+
+    Raises:
+        TableError: names the split and what it is for.
+    """
+    for name, purpose in NEEDED.items():
+        if not table.splits[name]:
+            there = ", ".join(f"{split} {count}" for split, count in table.splits.items())
+            raise TableError(
+                f"The table in {table.directory} has no {name} rows, which are needed {purpose} (rows: {there}); "
+                f"give some rows the split {name}."
+            )
+
+
+def short_curriculum(config: RunConfig) -> str | None:
+    """Return one line if no rollout begins at the final alpha, so that the multiplier never moves; else None."""
+    rollout = config.ppo.num_envs * config.ppo.n_steps
+    if (config.total_timesteps - 1) // rollout * rollout >= config.curriculum.steps:
+        return None
+    return (
+        f"alpha still grew when training ended, and the multiplier waits until it is final: curriculum.steps is "
+        f"{config.curriculum.steps}, total_timesteps {config.total_timesteps}; give e.g. "
+        f"--curriculum.steps {config.total_timesteps // 5}."
+    )
 
 
 def _origin(config: RunConfig) -> dict[str, Any]:

@@ -37,6 +37,8 @@ class DataConfig:
         for name in ("adapter", "train", "validation", "calibration", "test"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"data.{name} must be at least 1, got {getattr(self, name)}; use e.g. 2000.")
+        if self.seed < 0:
+            raise ConfigError(f"data.seed must not be below 0, got {self.seed}; use e.g. 0.")
         if not 0 < self.retention_share < 1:
             raise ConfigError(
                 f"data.retention_share must lie between 0 and 1 (exclusive), got {self.retention_share}; use e.g. 0.55."

@@ -14,7 +14,7 @@ from safe_rl.config import PretrainDemoConfig, RunConfig
 from safe_rl.options import parse
 
 ROOT = Path(__file__).parents[1]
-FILES = {"README.md": 3, "docs/commands.md": 12, "docs/outcome_table.md": 1}
+FILES = {"README.md": 3, "docs/commands.md": 12, "docs/outcome_table.md": 1, "docs/soundscenes.md": 1}
 """File -> commands it holds at least."""
 
 

@@ -59,3 +59,7 @@ class PretrainConfig:
     """ESC-10 or ESC-50 folder to learn from beside synthesised sounds (folds 1 to 3); None: synthesised only."""
     encoder: EncoderPretraining = field(default_factory=EncoderPretraining)
     base: BasePretraining = field(default_factory=BasePretraining)
+    figure_questions: int = 3000
+    """Unseen questions that the figures are measured on."""
+    figure_clips: int = 1000
+    """Unseen synthesised clips that the figures are measured on."""

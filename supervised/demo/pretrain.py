@@ -17,6 +17,6 @@ def pretrain(config: PretrainConfig, out_dir: Path, progress: Callable[[str], No
     pretrain_base(config.base, out_dir / "base", progress)
     pretrain_encoder(config.encoder, config.recordings, out_dir / "encoder", progress)
     progress("measuring on unseen scenes")
-    figures = measure(out_dir, config.recordings)
+    figures = measure(out_dir, config.recordings, config.figure_questions, config.figure_clips)
     write_json(out_dir / "figures.json", figures)
     return figures

@@ -21,6 +21,8 @@ from supervised.demo.sounds import SoundBank, Synthesiser, render_sound
 from supervised.demo.world import RETENTION_SET, Scene, draw_scene
 
 QUESTIONS_PER_SCENE = 2
+VERSION = 1
+"""To be raised whenever the same configuration gives other questions: adapters and tables name it as their origin."""
 
 
 class SoundScenes(Sequence[Sample]):
@@ -45,7 +47,8 @@ class SoundScenes(Sequence[Sample]):
         number = index // QUESTIONS_PER_SCENE
         seed = [self.config.seed, SPLITS.index(self.split), number]
         scene = draw_scene(np.random.default_rng(seed))
-        rng = np.random.default_rng([*seed, index % QUESTIONS_PER_SCENE])
+        # Counted from 1: NumPy pads a seed with zeros, so that 0 would repeat the very draws that made the scene.
+        rng = np.random.default_rng([*seed, 1 + index % QUESTIONS_PER_SCENE])
         return scene, draw_question(rng, scene, needs_audio=bool(rng.random() >= self.config.retention_share))
 
     @overload

@@ -28,12 +28,12 @@ def test_importing_the_configuration_imports_nothing_heavy() -> None:
             lambda: LagrangianConfig(limit=-0.1),
             r"lagrangian\.limit must be a number >= 0, .* got -0\.1; use e\.g\. 0\.003",
         ),
-        (lambda: LagrangianConfig(limit=[]), r"lagrangian\.limit must be a number or a list of at least one, got \[\]"),
+        (lambda: LagrangianConfig(limit=()), r"lagrangian\.limit must be a number or a list of at least one, got \[\]"),
         (
             lambda: LagrangianConfig(initial=30.0),
             r"initial must be between 0 and lagrangian\.maximum = 20\.0, got 30\.0",
         ),
-        (lambda: LagrangianConfig(limit=[0.1, 0.2]).limits(3), r"one number or 3 .* got 2: \[0\.1, 0\.2\]"),
+        (lambda: LagrangianConfig(limit=(0.1, 0.2)).limits(3), r"one number or 3 .* got 2: \[0\.1, 0\.2\]"),
         (lambda: CurriculumConfig(steps=-1), r"curriculum\.steps must be a whole number >= 0, got -1"),
         (lambda: AgentConfig(total_timesteps=0), r"total_timesteps must be a whole number of at least 1, got 0"),
     ],
@@ -50,3 +50,7 @@ def test_alpha_grows_linearly_over_absolute_steps() -> None:
 
 def test_without_a_curriculum_alpha_is_final_at_once() -> None:
     assert CurriculumConfig(steps=0).alpha(0, 0.6) == 0.6
+
+
+def test_limits_of_several_sets_leave_the_configuration_hashable() -> None:
+    assert hash(LagrangianConfig(limit=(0.1, 0.2))) == hash(LagrangianConfig(limit=(0.1, 0.2)))

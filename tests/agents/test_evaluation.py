@@ -92,6 +92,15 @@ def test_a_metric_without_rows_is_left_out_and_the_rest_is_json(make_table: Call
     assert json.dumps(metrics, allow_nan=False)
 
 
+def test_a_mean_lies_within_its_interval_also_where_all_resamples_are_equal(
+    make_table: Callable[..., OutcomeTable],
+) -> None:
+    rows = OutcomeBatches(make_table({0: 30, 3: 31}).split("test"), RewardConfig())
+    rows.split.group[:] = 0  # a single group: every resample is the whole, summed in float32
+    for interval in Evaluation(rows).metrics(rows.reward.argmax(axis=1)).values():
+        assert interval["low"] <= interval["mean"] <= interval["high"]
+
+
 def test_actions_of_a_wrong_shape_are_refused(rows: OutcomeBatches) -> None:
     with pytest.raises(ValueError, match=r"actions must have shape \(seeds, 300\), got \(1, 5\)"):
         Evaluation(rows).metrics(np.zeros(5))

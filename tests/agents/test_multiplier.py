@@ -18,7 +18,7 @@ def test_multiplier_matches_three_steps_computed_by_hand() -> None:
 
 
 def test_every_constraint_has_its_own_limit_and_multiplier() -> None:
-    multiplier = LagrangeMultiplier(LagrangianConfig(limit=[0.5, 1.0], lr=1.0, initial=1.0), 2)
+    multiplier = LagrangeMultiplier(LagrangianConfig(limit=(0.5, 1.0), lr=1.0, initial=1.0), 2)
     # 1 + (1.0 - 0.5) = 1.5;  1 + (0.5 - 1.0) = 0.5
     assert multiplier.update([1.0, 0.5]).tolist() == [1.5, 0.5]
     assert multiplier.excess.tolist() == [0.5, -0.5]

@@ -165,7 +165,7 @@ def test_with_dict_observations_and_two_constraints_only_the_binding_one_has_a_p
         "MultiInputPolicy",
         bandit(x, reward, np.concatenate([cost, cost], axis=1), 500, True, True),
         SMALL,
-        LagrangianConfig(limit=[5.0, 0.5], lr=0.1),
+        LagrangianConfig(limit=(5.0, 0.5), lr=0.1),
         seed=0,
     )
     trace = _Trace()

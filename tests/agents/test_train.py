@@ -156,6 +156,17 @@ def test_a_table_without_retention_questions_trains_without_a_constraint(
     assert agent.selected.feasible
 
 
+def test_a_constraint_that_no_validation_row_measures_is_refused(make_table: Callable[..., OutcomeTable]) -> None:
+    table = make_table()
+    split = table.split("validation")
+    split.retention_set[:] = -1
+    with pytest.raises(ValueError, match=r"drop on vl cannot be held .* no validation row that measures it") as error:
+        train_agent(table.split("train"), split, CONFIG, 0)
+    assert "\n" not in str(error.value)
+    free = dataclasses.replace(CONFIG, lagrangian=LagrangianConfig(maximum=0.0), total_timesteps=200)
+    assert train_agent(table.split("train"), split, free, 0).selected.feasible
+
+
 def test_events_are_written_where_asked(table: OutcomeTable, tmp_path: Path) -> None:
     _train(table, dataclasses.replace(CONFIG, total_timesteps=400), log_dir=tmp_path)
     assert list(tmp_path.glob("events.out.tfevents.*"))

@@ -17,6 +17,8 @@ from envs.config import RewardConfig
 from envs.outcomes import OutcomeTable
 from envs.reward import cost_matrix, retention_rates, reward_matrix
 from envs.source import TableSource
+from envs.table_format import Header
+from envs.table_writer import TableWriter
 from supervised.errors import ConfigError
 
 ID = "safe_rl/AudioGate-v0"
@@ -38,6 +40,29 @@ def test_gymnasium_checks_the_environment_without_a_warning(synthetic_table: Pat
 
 def test_stable_baselines3_checks_the_environment_without_a_warning(env: AudioGateEnv) -> None:
     check_env_of_sb3(env, warn=True, skip_render_check=False)
+
+
+def test_three_actions_one_feature_and_no_retention_set_pass_both_checkers(tmp_path: Path) -> None:
+    rows = 4
+    tensors = {
+        "question": np.eye(rows, 3, dtype=np.float32),
+        "score": np.tile(np.float32([0, 0.5, 1]), (rows, 1)),
+        "latency_ms": np.tile(np.float32([10, 20, 40]), (rows, 1)),
+        "retention_set": np.full(rows, -1, dtype=np.int16),
+        "group": np.arange(rows, dtype=np.int64),
+        "split": np.zeros(rows, dtype=np.uint8),
+    }
+    writer = TableWriter(tmp_path, Header(("skip", "use_4", "use_16"), {"question": 3}))
+    writer.write_part(tensors, [{}] * rows, rows)
+    writer.finish(60)
+    env = gymnasium.make(ID, table=str(tmp_path), alpha=0.6).unwrapped
+    check_env(env)
+    check_env_of_sb3(env)
+    env.reset(seed=0)
+    _, reward, _, _, info = env.step(2)
+    assert reward == pytest.approx(1 - 0.6 * 30 / 60)
+    assert info["cost"].shape == (0,)
+    assert info["prediction"] == ""
 
 
 def test_make_without_arguments_opens_the_table_that_ships(

@@ -146,6 +146,16 @@ def test_a_live_source_refuses_the_table_of_another_adapter(
         LiveSource.like(built, tiny_model, splits["test"])
 
 
+@pytest.mark.parametrize("config", ["by hand", {"written": "elsewhere"}])
+def test_a_live_source_refuses_a_table_made_elsewhere(
+    synthetic_table: Path, tiny_model: Any, splits: dict[str, list[Sample]], config: object
+) -> None:
+    header = json.loads((synthetic_table / "table.json").read_text()) | {"provenance": {"config": config}}
+    (synthetic_table / "table.json").write_text(json.dumps(header))
+    with pytest.raises(TableError, match="was not built by this program; give a LatencyProfile"):
+        LiveSource.like(OutcomeTable.open(synthetic_table), tiny_model, splits["test"])
+
+
 def test_a_build_goes_on_where_it_was_interrupted(
     built: OutcomeTable, tiny_model: Any, splits: dict[str, list[Sample]], tmp_path: Path
 ) -> None:
@@ -166,6 +176,23 @@ def test_a_build_goes_on_where_it_was_interrupted(
     )
     assert starts[0] > 14
     assert [part.sha256 for part in table.header.parts] == [part.sha256 for part in built.header.parts]
+
+
+def test_an_unfinished_build_never_mixes_two_profiles(
+    tiny_model: Any, splits: dict[str, list[Sample]], tmp_path: Path
+) -> None:
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(done: int, total: int) -> None:
+        if done > 9:  # within the second part
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        build_table(tiny_model, splits, CONFIG, tmp_path, interrupt, profile=PROFILED)
+    (tmp_path / PROFILE).unlink()
+    with pytest.raises(TableError, match=r"latency\.json is missing, but the 7 questions done so far were timed by it"):
+        build_table(tiny_model, splits, CONFIG, tmp_path, profile=LatencyProfile.free())
 
 
 def test_a_finished_table_is_opened_and_not_built_again(

@@ -125,6 +125,39 @@ def test_a_record_that_says_prediction_is_read_as_predictions(tmp_path: Path) ->
     assert OutcomeTable.open(folder).split("train").record(0)["predictions"] == ["a", "b"]
 
 
+def test_predictions_may_be_an_object_by_action(tmp_path: Path) -> None:
+    folder = foreign_table(tmp_path / "t", rows=1)
+    (folder / "part-00000.jsonl").write_text(
+        '{"id": "x", "type": null, "prediction": {"action-1": "b", "action-0": "a"}}'
+    )
+    record = OutcomeTable.open(folder).split("train").record(0)
+    assert record["predictions"] == ["a", "b"]
+    assert record["type"] == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "not readable JSON"),
+        ("[]", "a JSON object is expected, got list"),
+        ('{"predictions": "yes"}', "predictions must be a list of 2, one for each of action-0, action-1, or absent"),
+        ('{"predictions": ["yes"]}', "predictions must be a list of 2"),
+        ('{"predictions": {"skip": "a", "use": "b"}}', "predictions must be a list of 2"),
+    ],
+)
+def test_a_damaged_row_in_words_is_named_by_its_line(tmp_path: Path, line: str, message: str) -> None:
+    folder = foreign_table(tmp_path / "t", rows=2)
+    (folder / "part-00000.jsonl").write_text(f"{{}}\n{line}\n")
+    train = OutcomeTable.open(folder).split("train")
+    with pytest.raises(TableError, match=rf"part-00000\.jsonl, line 2: {message}"):
+        train.record(1)
+
+
+def test_absent_features_may_be_written_as_tensors_of_no_width(tmp_path: Path) -> None:
+    folder = foreign_table(tmp_path / "t", changes={"image": np.zeros((5, 0), dtype=np.float32)})
+    assert list(OutcomeTable.open(folder).split("train").observation([0])) == ["question"]
+
+
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(TableError, match="the folder does not exist; build one, or correct the path"):
         OutcomeTable.open(tmp_path / "nothing")
@@ -147,6 +180,7 @@ def test_a_folder_that_is_no_table_is_refused(tmp_path: Path) -> None:
         ({"actions": ["skip"]}, r"needs two or more different actions, got \['skip'\]"),
         ({"actions": "skip"}, "a list was expected, got str"),
         ({"features": {"smell": 3}}, "features must map some of question, image"),
+        ({"features": {"question": 0}}, "all features have width 0, so nothing is left to decide by"),
         ({"features": {"question": 4}}, r"question has shape \[5, 3\], allowed is \[5, 4\]"),
         ({"features": {"question": 3, "image": 2}}, "has no tensor 'image'"),
         ({"parts": [{"file": "../x.safetensors", "rows": 1, "sha256": ""}]}, "must be the plain name"),

@@ -79,6 +79,15 @@ def test_the_state_of_another_table_is_refused(synthetic_table: Path) -> None:
         AudioGateVecEnv(synthetic_table, num_envs=4).set_state(state.get_state())
 
 
+def test_a_place_beyond_the_epoch_is_refused(synthetic_table: Path) -> None:
+    env = AudioGateVecEnv(synthetic_table, num_envs=4, seed=0)
+    env.reset()
+    with pytest.raises(
+        CheckpointError, match="state is at row 401 of an epoch of 400; resume with the table of the run"
+    ):
+        env.set_state(env.get_state() | {"cursor": 401})
+
+
 def test_equal_seeds_give_equal_rows(synthetic_table: Path) -> None:
     first, second = (AudioGateVecEnv(synthetic_table, num_envs=8, seed=seed) for seed in (3, 4))
     first.reset()

@@ -91,5 +91,7 @@ def test_vector_misuse_is_one_clear_line(vector: AudioGateVectorEnv, synthetic_t
     vector.reset()
     with pytest.raises(gymnasium.error.InvalidAction, match="16 actions are needed"):
         vector.step(np.zeros(3))
+    with pytest.raises(gymnasium.error.InvalidAction, match=r"actions must be 0 \.\. 1, got \[-1, 0\]"):
+        vector.step(np.array([-1] + [0] * 15))
     with pytest.raises(ConfigError, match="num_envs must be at least 1, got 0"):
         AudioGateVectorEnv(num_envs=0, table=synthetic_table)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,13 @@ SPLIT_SHARES = [0.4, 0.2, 0.1, 0.3]
 """Of train, validation, calibration and test."""
 
 
-def write_table(folder: Path, rows: int = 1200, seed: int = 0, provenance: dict[str, Any] | None = None) -> Path:
+def write_table(
+    folder: Path,
+    rows: int = 1200,
+    seed: int = 0,
+    provenance: dict[str, Any] | None = None,
+    shares: Sequence[float] = SPLIT_SHARES,
+) -> Path:
     """Write a table in which half of the questions need no sound, and the base can guess some of the others.
 
     The state tells which is which, with noise; sound does a little harm where it is not needed.
@@ -41,7 +47,7 @@ def write_table(folder: Path, rows: int = 1200, seed: int = 0, provenance: dict[
         "retention_set": np.where(retention, 0, -1).astype(np.int16),
         "group": np.arange(rows, dtype=np.int64) // 2,
         # Groups of two rows stay in one split.
-        "split": np.repeat(rng.choice(4, (rows + 1) // 2, p=SPLIT_SHARES), 2)[:rows].astype(np.uint8),
+        "split": np.repeat(rng.choice(4, (rows + 1) // 2, p=shares), 2)[:rows].astype(np.uint8),
     }
     records = [
         {"id": f"q{i}", "question": "?", "answers": ["a"], "type": "vl" if calm else "audio", "predictions": ["a", "b"]}

@@ -21,6 +21,7 @@ def test_a_new_folder_is_claimed_and_finished(tmp_path: Path) -> None:
 
 def test_another_origin_is_refused_by_the_key_that_differs(tmp_path: Path) -> None:
     claim(tmp_path, ORIGIN, TableError)
+    (tmp_path / "part").touch()
     other = {"reward": {"alpha": 0.4, "sizes": [64, 64]}, "seeds": 2}
     with pytest.raises(TableError, match=r"\(reward\.alpha 0\.6 there, 0\.4 here\); give another --run_dir\."):
         claim(tmp_path, other, TableError)
@@ -28,12 +29,22 @@ def test_another_origin_is_refused_by_the_key_that_differs(tmp_path: Path) -> No
 
 def test_what_may_grow_grows_only_when_resumed(tmp_path: Path) -> None:
     claim(tmp_path, ORIGIN, ConfigError).finish({})
+    (tmp_path / "seed-0").mkdir()
     more = ORIGIN | {"seeds": 5}
     with pytest.raises(ConfigError, match=r"--resume continues it, another --run_dir starts afresh"):
         claim(tmp_path, more, ConfigError, may_grow=("seeds",))
     assert claim(tmp_path, more, ConfigError, may_grow=("seeds",), resume=True).finished is None
     with pytest.raises(ConfigError, match=r"seeds 5 there, 2 here\); give another --run_dir"):
         claim(tmp_path, ORIGIN, ConfigError, may_grow=("seeds",), resume=True)
+
+
+def test_a_folder_in_which_nothing_was_made_may_be_claimed_anew(tmp_path: Path) -> None:
+    claim(tmp_path, {"limit": -1}, TableError)
+    claim(tmp_path, {"limit": 1}, TableError)
+    (tmp_path / "part").touch()
+    assert claim(tmp_path, {"limit": 1}, TableError).finished is None
+    with pytest.raises(TableError, match=r"limit 1 there, 2 here"):
+        claim(tmp_path, {"limit": 2}, TableError)
 
 
 def test_files_of_unknown_origin_are_left_alone(tmp_path: Path) -> None:

@@ -93,6 +93,7 @@ def test_a_file_as_run_folder_is_refused(tmp_path: Path, table: Path, capsys: py
 
 def test_an_adapter_of_another_configuration_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     claim(tmp_path / "stage_a", {"stage_a": {"steps": 7}}, CheckpointError)
+    (tmp_path / "stage_a" / "adapter").mkdir()
     assert train_stage_a.main(["--run_dir", str(tmp_path)]) == 1
     told = only_line(capsys)
     assert "stage_a was made with another configuration" in told
@@ -101,6 +102,7 @@ def test_an_adapter_of_another_configuration_is_refused(tmp_path: Path, capsys: 
 
 def test_a_table_of_another_configuration_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     claim(tmp_path / "table", {"outcomes": {"preview": "clap"}}, TableError)
+    (tmp_path / "table" / "part-00000.safetensors").touch()
     assert build_outcomes.main(["--run_dir", str(tmp_path)]) == 1
     assert "table was made with another configuration" in only_line(capsys)
 

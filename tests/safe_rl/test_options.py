@@ -22,6 +22,8 @@ class Prices:
     """When to decide."""
     limits: tuple[float, ...] = (0.003,)
     """Limits."""
+    limit: float | tuple[float, ...] = 0.003
+    """One limit, or several."""
 
     def __post_init__(self) -> None:
         if self.alpha < 0:
@@ -61,12 +63,23 @@ def test_an_override_after_the_file_wins(tmp_path: Path) -> None:
 
 
 def test_a_resolved_configuration_reads_back_as_itself(tmp_path: Path) -> None:
-    run = Run(Prices(1e-5, "router", (0.0, 0.25)), table="x", resume=True)
+    run = Run(Prices(1e-5, "router", (0.0, 0.25), (1e-3, 1.0)), table="x", resume=True)
     assert read("--config", yaml(tmp_path, to_yaml(run))) == run
 
 
+@pytest.mark.parametrize(
+    ("given", "limit"), [("1e-3", 1e-3), ("1", 1.0), ("[1e-3, 2]", (1e-3, 2.0)), ("[0.5]", (0.5,))]
+)
+def test_one_number_or_a_list_are_read_alike_from_file_and_command_line(
+    tmp_path: Path, given: str, limit: object
+) -> None:
+    from_file = read("--config", yaml(tmp_path, f"prices:\n  limit: {given}\n"))
+    assert from_file == read("--prices.limit", given) == Run(Prices(limit=limit))  # type: ignore[arg-type]
+    hash(from_file)
+
+
 def test_a_dataclass_becomes_plain_values() -> None:
-    assert to_dict(Run())["prices"] == {"alpha": 0.6, "mode": "cascade", "limits": [0.003]}
+    assert to_dict(Run())["prices"] == {"alpha": 0.6, "mode": "cascade", "limits": [0.003], "limit": 0.003}
 
 
 def test_a_switch_stands_alone_or_takes_a_value() -> None:
@@ -80,6 +93,7 @@ def test_every_option_is_listed_with_its_dotted_name() -> None:
         "prices.alpha",
         "prices.mode",
         "prices.limits",
+        "prices.limit",
         "seeds",
         "table",
         "resume",
@@ -113,6 +127,7 @@ def test_print_config_prints_yaml_that_reads_back(capsys: pytest.CaptureFixture[
         (("--prices.alpha", "-1"), r"prices\.alpha must be at least 0, got -1\.0; use e\.g\. 0\.6\."),
         (("--prices.alpha", "nan"), r"prices\.alpha must be a number, got nan"),
         (("--prices.mode", "fast"), r"prices\.mode must be one of cascade, router, got fast;"),
+        (("--prices.limit", "[a]"), r"limit must be a number or a list such as \[x, y\], each a number, got \['a'\];"),
         (("--prices", "3"), r"prices is a section; give its keys, such as --prices\.alpha VALUE"),
         (("--config", "absent.yaml"), r"absent\.yaml cannot be read as YAML \(No such file or directory\)"),
     ],
@@ -128,11 +143,11 @@ def test_a_wrong_command_line_is_one_line(argv: tuple[str, ...], message: str) -
     [
         (
             "prices:\n  alfa: 1\n",
-            r"unknown key 'prices\.alfa', did you mean alpha\? allowed there: alpha, mode, limits",
+            r"unknown key 'prices\.alfa', did you mean alpha\? allowed there: alpha, mode, limits, limit",
         ),
         ("sedes: 1\n", r"unknown key 'sedes', did you mean seeds\? allowed there: prices, seeds, table, resume"),
         ("frobnicate: 1\n", r"unknown key 'frobnicate'; allowed there: prices, seeds"),
-        ("prices: 3\n", r"prices is a section, got 3; give keys below it: alpha, mode, limits"),
+        ("prices: 3\n", r"prices is a section, got 3; give keys below it: alpha, mode, limits, limit"),
         ("seeds: 1\nseeds: 2\n", r"key 'seeds' stands twice in one section; keep one of them"),
         ("- 1\n- 2\n", r"holds no keys"),
         ("", r"holds no keys"),

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
+import threading
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from safe_rl.config import RunConfig
 from safe_rl.pareto import main
+from safe_rl.sweep import _by_workers, warnings_of
+from supervised.errors import SafeError
 
 QUICK = "--total_timesteps 4000 --ppo.num_envs 500 --ppo.batch_size 250 --curriculum.steps 500".split()
 
@@ -76,6 +81,27 @@ def test_workers_train_the_same_policies_as_one_process(run_dir: Path, table: Pa
     for name in ("alpha-0/seed-0", "alpha-2/seed-0"):
         cell = Path("pareto") / name / "policy.safetensors"
         assert (tmp_path / "run" / cell).read_bytes() == (run_dir / cell).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_is_told_in_one_line(table: Path, tmp_path: Path) -> None:
+    config = RunConfig(total_timesteps=10_000_000)
+    cells = [((alpha, 0), tmp_path / f"alpha-{alpha:g}") for alpha in (0.0, 1.0)]
+    finished = _by_workers(table, config, cells, 2)
+    killer = threading.Timer(2.0, lambda: multiprocessing.active_children()[0].kill())
+    killer.start()
+    with pytest.raises(SafeError, match=r"killed \(signal 9\).*give --pareto\.workers 1"):
+        next(finished)
+    assert not multiprocessing.active_children()
+
+
+def test_warnings_of_cells_name_alpha_and_seed(tmp_path: Path) -> None:
+    cells = {(0.5, seed): tmp_path / f"seed-{seed}" for seed in (0, 1)}
+    for (_, seed), folder in cells.items():
+        folder.mkdir()
+        told = {"provenance": {"warning": "The limit is not met." if seed else None}}
+        (folder / "policy.json").write_text(json.dumps(told))
+    assert list(warnings_of(cells)) == ["alpha 0.5, seed 1: The limit is not met."]
 
 
 @pytest.mark.slow

@@ -42,6 +42,7 @@ def test_the_beginning_writes_the_configuration_and_the_circumstances(tmp_path: 
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (facts["verb"], facts["seeds"], facts["finished"]) == ("train_policy", [0, 1], None)
     assert facts["hashes"] == {"table": "abc"}
+    assert facts["config"] == {"alpha": 0.4}
     assert facts["versions"]["torch"].startswith("2.")
     assert facts["machine"]["cores"] >= 1
 

@@ -134,8 +134,42 @@ def test_a_table_of_another_build_does_not_mix_with_a_run(
     run_dir: Path, make_table: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = make_table(tmp_path / "other", seed=1)
+    before = (run_dir / "config.yaml").read_bytes()
     assert main(options(other, run_dir)) == 2
     assert "was made with another configuration (table_sha256" in capsys.readouterr().err
+    assert (run_dir / "config.yaml").read_bytes() == before
+
+
+def test_a_table_without_validation_rows_is_refused_before_anything_is_trained(
+    make_table: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = make_table(tmp_path / "table", shares=[0.7, 0.0, 0.0, 0.3])
+    assert main(options(table, tmp_path / "run")) == 1
+    told = capsys.readouterr().err
+    assert "has no validation rows, which are needed to choose a policy by" in told
+    assert told.count("\n") == 1
+    assert not (tmp_path / "run" / "policies").exists()
+
+
+def test_a_limit_that_was_refused_can_be_corrected_in_the_same_folder(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick = ["--seeds", "1", "--total_timesteps", "1000"]
+    assert main(options(table, tmp_path, *quick, "--lagrangian.limit", "[0.1, 0.2]")) == 2
+    assert "one number or 1 (one per constraint), got 2: [0.1, 0.2]" in capsys.readouterr().err
+    assert main(options(table, tmp_path, *quick, "--lagrangian.limit", "[0.1]")) == 0
+    assert read(tmp_path)["limit"] == [0.1]
+
+
+def test_training_that_ends_before_alpha_is_final_is_warned_of(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = ["--seeds", "1", "--total_timesteps", "1000"]
+    assert main(options(table, tmp_path / "run", *short, "--curriculum.steps", "501")) == 0
+    assert "give e.g. --curriculum.steps 200" in capsys.readouterr().err
+    assert "the multiplier waits" in read(tmp_path / "run")["warnings"][0]
+    assert main(options(table, tmp_path / "other", *short, "--curriculum.steps", "500")) == 0
+    assert "curriculum" not in capsys.readouterr().err
 
 
 def test_the_provenance_of_a_table_says_whether_gate_zero_is_exact(

@@ -7,7 +7,7 @@ import pytest
 
 from supervised.config import DataConfig
 from supervised.data.source import open_split
-from supervised.errors import DataError
+from supervised.errors import ConfigError, DataError
 
 
 @pytest.fixture
@@ -27,6 +27,11 @@ def test_a_manifests_split_holds_its_rows_in_order(manifest: DataConfig) -> None
 def test_an_empty_split_is_refused_with_those_that_have_questions(manifest: DataConfig) -> None:
     with pytest.raises(DataError, match="has no question in split 'adapter'; available: train, test; give some"):
         open_split(manifest, "adapter")
+
+
+def test_a_seed_that_no_generator_takes_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"data\.seed must not be below 0, got -1"):
+        DataConfig(seed=-1)
 
 
 def test_an_unknown_split_is_refused() -> None:

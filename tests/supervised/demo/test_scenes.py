@@ -6,7 +6,7 @@ import pytest
 from supervised.config import DataConfig
 from supervised.data.sample import SPLITS, Waveform
 from supervised.demo.pictures import SIZE, render_picture
-from supervised.demo.scenes import SoundScenes
+from supervised.demo.scenes import QUESTIONS_PER_SCENE, SoundScenes
 from supervised.demo.sounds import LEVEL, RATE, Synthesiser, mix, render_sound
 from supervised.demo.world import CLASSES, RETENTION_SET, Scene, SceneObject
 
@@ -43,6 +43,17 @@ def test_the_mixture_has_the_asked_share_of_retention_questions() -> None:
     sample = train[asked.index(False)]
     assert sample.retention_set == RETENTION_SET
     assert sample.audio is not None  # irrelevant, but there: the policy must learn to leave it
+
+
+@pytest.mark.parametrize("turn", range(QUESTIONS_PER_SCENE))
+def test_the_kind_of_a_question_does_not_depend_on_the_picture(turn: int) -> None:
+    train = SoundScenes(DataConfig(train=4000), "train")
+    asked: dict[int, list[bool]] = {1: [], 2: [], 3: []}
+    for index in range(turn, len(train), QUESTIONS_PER_SCENE):
+        scene, question = train.scene_and_question(index)
+        asked[len(scene.objects)].append(question.needs_audio)
+    for kinds in asked.values():
+        assert 1 - np.mean(kinds) == pytest.approx(SMALL.retention_share, abs=0.08)
 
 
 def test_pictures_are_drawn_at_any_size_and_differ_by_class() -> None:
