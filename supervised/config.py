@@ -123,7 +123,7 @@ class ModelConfig:
 class StageAConfig:
     """Training of the adapter (Stage A): hear where there is something to hear, stay the base elsewhere."""
 
-    steps: int = 900
+    steps: int = 1000
     """Optimiser steps at most; early stopping may end sooner."""
     batch_size: int = 64
     """Questions per step, with and without need of audio as the data mix them."""
@@ -147,15 +147,15 @@ class StageAConfig:
     """Temperature of the distillation."""
     clip_norm: float = 1.0
     """Largest norm of the whole gradient."""
-    eval_every: int = 150
+    eval_every: int = 200
     """Steps between two evaluations."""
     eval_samples: int = 800
     """Validation questions of an evaluation at most."""
-    max_drop: float = 0.01
+    max_drop: float = 0.03
     """Largest drop on retention questions that a best step may have; with none within it, the smallest drop wins."""
     patience: int = 3
     """Evaluations without a better one, after the gate's warm-up, that end the training."""
-    checkpoint_every: int = 150
+    checkpoint_every: int = 200
     """Steps between two checkpoints; the only value that may change when a run goes on."""
     seed: int = 0
     """Seed of the order of the questions."""

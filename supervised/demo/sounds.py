@@ -78,7 +78,13 @@ def _noise(rng: np.random.Generator, length: int, low: float = 20, high: float =
 def _tone(pitch: np.ndarray, partials: Sequence[float]) -> np.ndarray:
     """A harmonic tone along a pitch contour in Hz; `partials` are the amplitudes of the harmonics."""
     phase = 2 * np.pi * np.cumsum(pitch) / RATE
-    return sum((a * np.sin(k * phase) for k, a in enumerate(partials, 1)), np.zeros_like(phase)).astype(np.float32)
+    # sin(k x) = 2 cos(x) sin((k - 1) x) - sin((k - 2) x): one sine for all harmonics.
+    twice_cosine, before, harmonic = 2 * np.cos(phase), np.zeros_like(phase), np.sin(phase)
+    tone = partials[0] * harmonic
+    for amplitude in partials[1:]:
+        before, harmonic = harmonic, twice_cosine * harmonic - before
+        tone += amplitude * harmonic
+    return tone.astype(np.float32)
 
 
 def _ramp(length: int, attack: float = 0.1, release: float = 0.3) -> np.ndarray:
