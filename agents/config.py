@@ -32,7 +32,7 @@ class PPOConfig:
     """Steps of every environment in a rollout; 1 suits one-step episodes."""
     batch_size: int = 500
     """Samples of one gradient step; it divides num_envs * n_steps."""
-    n_epochs: int = 2
+    n_epochs: int = 4
     """Passes over every rollout."""
     gamma: float = 0.99
     """Discount of rewards."""

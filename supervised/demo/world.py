@@ -29,8 +29,8 @@ ON_SCREEN_P = 0.65
 """Probability that a source is an object of the picture, while one is left."""
 OBJECT_COUNT_P = (0.3, 0.35, 0.35)
 """Probability of one, two and three objects."""
-DROWNED_P = 0.3
-"""Share of scenes whose noise is louder than their sound."""
+DROWNED_P = 0.2
+"""Share of scenes whose noise leaves nothing of their sound to be heard."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def draw_scene(rng: np.random.Generator) -> Scene:
         objects=objects,
         sources=frozenset(sources),
         seconds=float(rng.uniform(1.5, 5.0)),
-        snr_db=float(rng.uniform(-24, -14) if drowned else rng.uniform(10, 30)),
+        snr_db=float(rng.uniform(-36, -28) if drowned else rng.uniform(10, 30)),
         seed=int(rng.integers(2**31)),
     )
 
