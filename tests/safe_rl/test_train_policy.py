@@ -112,7 +112,8 @@ def test_another_configuration_in_the_same_folder_is_refused(
     before = (run_dir / "config.yaml").read_bytes()
     assert main(options(table, run_dir, "--reward.alpha", "0.4")) == 2
     told = capsys.readouterr().err
-    assert f"(reward.alpha 0.6 there, 0.4 here); give another --run_dir; --table {table} spares it the building." in told
+    assert "(reward.alpha 0.6 there, 0.4 here); give another --run_dir;" in told
+    assert f"--table {table} spares it the building." in told
     assert told.count("\n") == 1
     assert (run_dir / "config.yaml").read_bytes() == before
 
