@@ -29,7 +29,7 @@ ON_SCREEN_P = 0.65
 """Probability that a source is an object of the picture, while one is left."""
 OBJECT_COUNT_P = (0.3, 0.35, 0.35)
 """Probability of one, two and three objects."""
-DROWNED_P = 0.2
+DROWNED_P = 0.15
 """Share of scenes whose noise leaves nothing of their sound to be heard."""
 
 
