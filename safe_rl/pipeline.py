@@ -134,6 +134,8 @@ def _build_table(config: RunConfig, adapter: Path, artefact: Artefact) -> None:
             bar.update(done - bar.n)
 
         table = build_table(model, splits, config.outcomes, artefact.folder, progress, data=_data_origin(config))
+    if left_out := table.provenance.get("left_out"):
+        print(f"Questions left out: {len(left_out)}; table.json says which and why (provenance.left_out).")
     artefact.finish({"table_sha256": table.fingerprint})
 
 

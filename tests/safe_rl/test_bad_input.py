@@ -167,3 +167,14 @@ def test_a_disk_that_fills_up_is_one_line_and_the_run_goes_on_afterwards(table: 
     assert not list((tmp_path / "run").rglob(".*"))  # no temporary file is left
     assert train_policy.main([*argv, "--resume"]) == 0
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["seeds"] == [0]
+
+
+def test_questions_with_damaged_media_are_left_out_only_when_asked_and_counted(
+    damaged: Path, tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    break_clip(damaged / "test-3.wav", "corrupt")
+    argv = [*tiny, "--data.manifest", str(damaged / "manifest.jsonl"), "--run_dir", str(tmp_path / "run")]
+    assert build_outcomes.main(argv) == 1
+    assert "test-3.wav" in only_line(capsys)
+    assert build_outcomes.main([*argv, "--outcomes.on_error", "skip"]) == 0
+    assert "Questions left out: 1; table.json says which and why" in capsys.readouterr().out
