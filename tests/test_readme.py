@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import soundfile
+from PIL import Image
 
 from safe_rl.config import PretrainDemoConfig, RunConfig
 from safe_rl.options import parse
@@ -58,3 +62,33 @@ def test_the_table_written_by_the_documentation_trains_a_policy(
     subprocess.run([sys.executable, "-c", script], check=True)
     quick = "--total_timesteps 2000 --seeds 1 --ppo.num_envs 500 --ppo.batch_size 250 --curriculum.steps 500".split()
     assert main(["--table", "my_table", "--run_dir", "run", *quick]) == 0
+
+
+def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
+    from supervised.config import DataConfig
+    from supervised.data.manifest import write_manifest
+    from supervised.data.sample import Waveform
+    from supervised.demo import BASE, ENCODER
+    from supervised.demo.scenes import SoundScenes
+
+    samples = []
+    for sample in SoundScenes(DataConfig(), "test")[:2]:
+        assert isinstance(sample.image, Image.Image)
+        assert isinstance(sample.audio, Waveform)
+        picture, clip = tmp_path / f"{sample.id}.png", tmp_path / f"{sample.id}.flac"
+        sample.image.save(picture)
+        soundfile.write(clip, sample.audio.samples, sample.audio.rate)
+        samples.append(replace(sample, image=picture, audio=clip))
+    write_manifest(tmp_path / "questions.jsonl", samples)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 2
+    told = []
+    for block in blocks:
+        script = block.replace("path/to/llava", str(BASE)).replace("path/to/clap", str(ENCODER))
+        ran = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr
+        told.append(ran.stdout)
+    reward, cost = told[0].split(" ", 1)
+    assert float(reward) <= 1
+    assert cost.startswith("[")
+    assert len(ast.literal_eval(told[1])) == 2
