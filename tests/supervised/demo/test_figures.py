@@ -34,7 +34,7 @@ def test_the_figures_meet_what_the_demo_needs() -> None:
 def test_the_weights_are_small_and_hold_no_pickle() -> None:
     files = [path for path in WEIGHTS.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 10_000_000
-    assert {path.suffix for path in files} <= {".safetensors", ".json", ".jinja"}
+    assert {path.suffix for path in files} <= {".safetensors", ".json", ".jinja", ".md"}
     assert len([path for path in files if path.suffix == ".safetensors"]) == 2
 
 
