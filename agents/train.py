@@ -11,7 +11,7 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import configure
 
-from agents.checkpoint import load_checkpoint, save_checkpoint
+from agents.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from agents.config import AgentConfig
 from agents.curriculum import AlphaCurriculum
 from agents.gate_policy import GatePolicy
@@ -100,7 +100,7 @@ def train_agent(
     curriculum = AlphaCurriculum(config.curriculum, config.reward.alpha)
     identity = {"config": _identity(config), "seed": seed, "table": train.table.fingerprint, "split": train.name}
     keeper = _Keeper(config, curriculum, selection, identity, checkpoints, progress)
-    if resume and checkpoints is not None and (checkpoints / "checkpoint.json").is_file():
+    if resume and checkpoints is not None and has_checkpoint(checkpoints):
         extra, weights = load_checkpoint(checkpoints, model, identity)
         keeper.history = extra["history"]
         selection.load_state_dict(extra["selected"], weights)

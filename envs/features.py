@@ -18,7 +18,6 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-CONFIDENCE_WIDTH = 6
 _IMPOSSIBLE = -1e4
 """Stands for log 0: finite, so that 0 * log 0 is 0."""
 

@@ -64,18 +64,6 @@ class RewardTerms:
         return np.asarray(rewards, dtype=np.float32)
 
 
-def reward_matrix(
-    score: np.ndarray,
-    latency_ms: np.ndarray,
-    retention_set: np.ndarray,
-    latency_unit_ms: float,
-    config: RewardConfig,
-    action_tokens: Sequence[int] | None = None,
-) -> np.ndarray:
-    """Return the reward of every action, float32 [n, A]; arguments as in `RewardTerms`."""
-    return RewardTerms(score, latency_ms, retention_set, latency_unit_ms, config, action_tokens).matrix()
-
-
 def cost_matrix(score: np.ndarray, retention_set: np.ndarray, rates: np.ndarray) -> np.ndarray:
     """Return the cost of every action on every retention set, float32 [n, K, A].
 

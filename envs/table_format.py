@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from supervised.differences import differences
 from supervised.errors import TableError
 
 FORMAT = "safe-rl-outcomes"
@@ -160,18 +161,14 @@ def _list(value: object) -> list[Any]:
     return value
 
 
-def first_difference(expected: object, found: object, name: str = "") -> str | None:
+_ABSENT = object()
+
+
+def first_difference(expected: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:
     """Return one line on the first place where two JSON values differ, or None when they are equal."""
-    if isinstance(expected, Mapping) and isinstance(found, Mapping):
-        for key in [*expected, *(key for key in found if key not in expected)]:
-            if key not in expected or key not in found:
-                return f"{name}{key} is only in the {'table' if key in found else 'present run'}"
-            difference = first_difference(expected[key], found[key], f"{name}{key}.")
-            if difference:
-                return difference
-        return None
-    if isinstance(expected, (list, tuple)) and isinstance(found, (list, tuple)) and list(expected) == list(found):
-        return None
-    if expected == found:
-        return None
-    return f"{name.rstrip('.')} is {found!r} in the table and {expected!r} in the present run"
+    wanted, present = (json.loads(json.dumps(value)) for value in (expected, found))  # tuples become lists
+    for name, here, there in differences(wanted, present, absent=_ABSENT):
+        if here is _ABSENT or there is _ABSENT:
+            return f"{name} is only in the {'table' if here is _ABSENT else 'present run'}"
+        return f"{name} is {there!r} in the table and {here!r} in the present run"
+    return None

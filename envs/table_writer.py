@@ -146,7 +146,7 @@ class TableWriter:
         wanted = {"actions": header.actions, "features": header.widths}
         provenance = {key: found.provenance.get(key) for key in header.provenance}
         # The provenance comes first: it says why the rest differs.
-        difference = first_difference(_plain(header.provenance), provenance) or first_difference(wanted, described)
+        difference = first_difference(header.provenance, provenance) or first_difference(wanted, described)
         if difference:
             raise TableError(
                 f"{self.directory} holds the table of another build: {difference}; "
@@ -161,9 +161,3 @@ class TableWriter:
 
     def _save(self) -> None:
         write_json(self.directory / HEADER, self.header.as_json())
-
-
-def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the value as JSON gives it back (tuples become lists)."""
-    plain: dict[str, Any] = json.loads(json.dumps(value))
-    return plain

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from supervised.differences import differences
 from supervised.errors import SafeError
 from supervised.files import sha256_file, write_json
 
@@ -118,15 +119,6 @@ def _read(folder: Path, error: type[SafeError]) -> Artefact | None:
         return Artefact(folder, dict(stored["made_from"]), stored["finished"])
     except (ValueError, KeyError, TypeError) as cause:
         raise error(f"{path} cannot be read as an origin; delete {folder} or give another --run_dir.") from cause
-
-
-def differences(there: Any, here: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield (dotted key, value there, value here) wherever two trees of dictionaries differ."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        for name in sorted(there.keys() | here.keys()):
-            yield from differences(there.get(name), here.get(name), f"{key}.{name}" if key else name)
-    elif there != here:
-        yield key, there, here
 
 
 def folder_sha256(folder: Path) -> str:

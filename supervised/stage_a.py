@@ -23,13 +23,13 @@ from tqdm import tqdm
 
 from supervised.config import StageAConfig
 from supervised.data.sample import Sample
+from supervised.differences import differences
 from supervised.errors import CheckpointError, DataError, ModelError
 from supervised.losses import IGNORED, distillation_loss, task_loss
 from supervised.safe_model import SafeModel
 from supervised.stage_a_checkpoint import (
     Progress,
     checkpoints,
-    differences,
     random_states,
     read_checkpoint,
     restore,
@@ -277,8 +277,8 @@ class _Run:
 
     def _compare(self, saved: dict[str, Any]) -> None:
         """Refuse to go on with another configuration, model or data."""
-        found = differences(saved, json.loads(json.dumps(self.identity)))
-        if found:
+        changes = differences(saved, json.loads(json.dumps(self.identity)))
+        if found := [f"{name} is {here}, was {there}" for name, there, here in changes]:
             raise CheckpointError(
                 f"the checkpoint in {self.folder} is of another run: {'; '.join(found)}; "
                 "give the same values, or another folder."

@@ -178,12 +178,3 @@ def restore_random(states: Mapping[str, Any]) -> None:
     name, keys, position, has_gauss, cached = states["numpy"]
     np.random.set_state((name, np.asarray(keys, dtype=np.uint32), position, has_gauss, cached))
     torch.set_rng_state(states["torch"])
-
-
-def differences(saved: Any, now: Any, name: str = "") -> list[str]:
-    """Return one text per value that differs, e.g. `stage_a.batch_size is 32, was 64`."""
-    if isinstance(saved, dict) and isinstance(now, dict):
-        keys = list(dict.fromkeys([*saved, *now]))
-        nested = [differences(saved.get(key), now.get(key), f"{name}.{key}".lstrip(".")) for key in keys]
-        return [text for texts in nested for text in texts]
-    return [] if saved == now else [f"{name} is {now}, was {saved}"]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from supervised.demo.config import PretrainConfig
 from supervised.demo.figures import Figures, measure
 from supervised.demo.pretrain_base import pretrain_base
 from supervised.demo.pretrain_encoder import pretrain_encoder
+from supervised.demo.steps import Progress
 from supervised.files import write_json
 
 
-def pretrain(config: PretrainConfig, out_dir: Path, progress: Callable[[str], None]) -> Figures:
+def pretrain(config: PretrainConfig, out_dir: Path, progress: Progress) -> Figures:
     """Train both models into `out_dir`/base and `out_dir`/encoder; write and return `out_dir`/figures.json."""
     pretrain_base(config.base, out_dir / "base", progress)
     pretrain_encoder(config.encoder, config.recordings, out_dir / "encoder", progress)

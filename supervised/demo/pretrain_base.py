@@ -12,7 +12,7 @@ language model read the sound that an adapter adds to its embeddings. No clip is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,7 @@ from transformers import (
 from supervised.demo.config import BasePretraining
 from supervised.demo.pictures import SIZE, render_picture
 from supervised.demo.questions import Question, draw_question, hearing
+from supervised.demo.steps import HALF, Progress, one_cycle
 from supervised.demo.vocabulary import IMAGE_TOKEN, make_tokenizer
 from supervised.demo.world import GRID, POSITIONS, Scene, draw_scene
 
@@ -44,13 +45,10 @@ CHAT_TEMPLATE = (
 )
 PICTURES_FIRST = 0.7
 """Share of the second step in which only pictures are asked about."""
-HALF = torch.autocast("cpu", dtype=torch.bfloat16)
-"""Matrix products in bfloat16: twice as fast where the processor has the instructions; the weights stay float32."""
-Progress = Callable[[str], None]
 
 
 def make_model(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
-    """Return an untrained LLaVA of about 1.2 M parameters: 9 patches, width 128, 4 layers, tied embeddings."""
+    """Return an untrained LLaVA of 1.1 M parameters: 9 patches, width 128, 4 layers, tied embeddings."""
     vision = CLIPVisionConfig(
         hidden_size=96,
         intermediate_size=192,
@@ -187,27 +185,14 @@ def pretrain_base(config: BasePretraining, out_dir: Path, progress: Progress) ->
     processor.save_pretrained(out_dir)
 
 
-def _steps(parameters: Iterator[nn.Parameter], lr: float, steps: int) -> Iterator[Callable[[Tensor], None]]:
-    """Yield, `steps` times, a function that takes a loss and makes one AdamW step under a one-cycle schedule."""
-    trained = [p for p in parameters]
-    optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=0.01, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, steps, pct_start=0.1)
-
-    def update(loss: Tensor) -> None:
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        schedule.step()
-
-    for _ in range(steps):
-        yield update
+def _steps(parameters: Iterable[nn.Parameter], lr: float, steps: int) -> Iterator[Callable[[Tensor], None]]:
+    return one_cycle([{"params": list(parameters), "weight_decay": 0.01}], lr, steps, betas=(0.9, 0.98))
 
 
 def _see(model: LlavaForConditionalGeneration, batches: Batches, config: BasePretraining, progress: Progress) -> None:
     tower = model.model.vision_tower
     kinds, colors = (nn.Linear(tower.config.hidden_size, len(batches.tokenizer)) for _ in range(2))
-    parameters = iter([*tower.parameters(), *kinds.parameters(), *colors.parameters()])
+    parameters = [*tower.parameters(), *kinds.parameters(), *colors.parameters()]
     for step, update in enumerate(_steps(parameters, config.lr, config.vision_steps)):
         scenes = batches.scenes()
         seen = tower(batches.pixels(scenes)).last_hidden_state[:, 1:]  # (B, 9, Dv)

@@ -21,17 +21,13 @@ from supervised.demo.config import EncoderPretraining
 from supervised.demo.questions import hearing
 from supervised.demo.recordings import Recordings
 from supervised.demo.sounds import RATE, SoundBank, Synthesiser, mix
+from supervised.demo.steps import HALF, Progress, one_cycle
 from supervised.demo.vocabulary import make_tokenizer
 from supervised.demo.world import CLASSES
 
 CLIP_SECONDS = 5
 CAPTIONS = ("{}", "the sound of {}", "you hear {}")
 EVALUATION_CAPTION = "the sound of {}"
-HALF = torch.autocast("cpu", dtype=torch.bfloat16)
-"""Matrix products in bfloat16: twice as fast where the processor has the instructions; the weights stay float32."""
-Progress = Callable[[str], None]
-
-
 EXTRACTOR = {
     "feature_size": 32,
     "sampling_rate": RATE,
@@ -157,14 +153,11 @@ def _train(
     parameters = [*model.parameters(), *head.parameters()]
     decayed = [p for p in parameters if p.ndim > 1]
     others = [p for p in parameters if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}], lr=config.lr
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, config.steps, pct_start=0.1)
+    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
     rarity = torch.tensor(4.0)  # about one class in eight sounds
     model.train()
     order = np.empty(0, dtype=np.int64)
-    for step in range(config.steps):
+    for step, update in enumerate(one_cycle(groups, config.lr, config.steps, betas=(0.9, 0.999))):
         if len(order) < config.batch_size:
             order = np.concatenate([order, rng.permutation(len(features))])
         rows, order = order[: config.batch_size], order[config.batch_size :]
@@ -181,11 +174,7 @@ def _train(
         present = torch.tensor([[float(kind in kinds) for kind in CLASSES] for kinds in heard])
         contrast = _contrast(audio @ names.T * model.logit_scale_a.exp().clamp(max=50), heard)
         loss = contrast + 5 * F.binary_cross_entropy_with_logits(head(pooled), present, pos_weight=rarity)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        schedule.step()
+        update(loss)
         if step % 100 == 0 or step == config.steps - 1:
             progress(f"encoder: step {step}/{config.steps}, contrast {contrast.item():.3f}, loss {loss.item():.3f}")
 

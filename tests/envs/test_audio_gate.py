@@ -15,7 +15,7 @@ import envs.source
 from envs.audio_gate import AudioGateEnv
 from envs.config import RewardConfig
 from envs.outcomes import OutcomeTable
-from envs.reward import cost_matrix, retention_rates, reward_matrix
+from envs.reward import RewardTerms, cost_matrix, retention_rates
 from envs.source import TableSource
 from envs.table_format import Header
 from envs.table_writer import TableWriter
@@ -85,7 +85,7 @@ def test_the_specification_is_plain_json(synthetic_table: Path) -> None:
 def test_reward_and_cost_are_those_of_the_whole_table(env: AudioGateEnv, synthetic_table: Path) -> None:
     train = OutcomeTable.open(synthetic_table).split("train")
     config = RewardConfig()
-    reward = reward_matrix(train.score, train.latency_ms, train.retention_set, 50.0, config)
+    reward = RewardTerms(train.score, train.latency_ms, train.retention_set, 50.0, config).matrix()
     cost = cost_matrix(train.score, train.retention_set, retention_rates(train.retention_set, 1))
     for index in range(40):
         for action in (0, 1):

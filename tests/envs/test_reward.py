@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from envs.config import OutcomesConfig, RewardConfig
-from envs.reward import RewardTerms, cost_matrix, retention_rates, reward_matrix
+from envs.reward import RewardTerms, cost_matrix, retention_rates
 from supervised.errors import ConfigError
 
 SCORE = np.array([[0.0, 1.0], [1.0, 0.5], [0.25, 0.25], [1.0, 0.0]], dtype=np.float32)
@@ -17,7 +17,7 @@ RETENTION = np.array([-1, 0, -1, 1], dtype=np.int16)
 def test_reward_is_score_minus_latency_minus_irrelevance() -> None:
     # Unit 20 ms, alpha 0.5, gamma 0.1. Row 0: 1 - 0.5 * 10/20 = 0.75. Row 1: 0.5 - 0.5 * 20/20 - 0.1 = -0.1.
     # Row 2: no extra latency, no retention: 0.25. Row 3: 0 - 0.5 * 5/20 - 0.1 = -0.225.
-    reward = reward_matrix(SCORE, LATENCY, RETENTION, 20.0, RewardConfig(alpha=0.5, gamma=0.1))
+    reward = RewardTerms(SCORE, LATENCY, RETENTION, 20.0, RewardConfig(alpha=0.5, gamma=0.1)).matrix()
     np.testing.assert_allclose(reward, [[0, 0.75], [1, -0.1], [0.25, 0.25], [1, -0.225]], rtol=1e-6)
     assert reward.dtype == np.float32
 
@@ -32,10 +32,10 @@ def test_another_alpha_changes_the_latency_term_only() -> None:
 def test_tokens_cost_like_latency_where_the_table_tells_them() -> None:
     # Three actions with 0, 4 and 12 tokens: the mean call has 8, the unit is 32, so USE costs 0.8 * 4/32 = 0.1.
     score, latency, retention = np.zeros((1, 3)), np.zeros((1, 3)), np.array([-1])
-    reward = reward_matrix(score, latency, retention, 1.0, RewardConfig(0, 0, token_weight=0.8), (0, 4, 12))
+    reward = RewardTerms(score, latency, retention, 1.0, RewardConfig(0, 0, token_weight=0.8), (0, 4, 12)).matrix()
     np.testing.assert_allclose(reward, [[0, -0.1, -0.3]], rtol=1e-6)
     with pytest.raises(ConfigError, match=r"token_weight is 0\.8, but the table has no action_tokens"):
-        reward_matrix(score, latency, retention, 1.0, RewardConfig(0, 0, token_weight=0.8))
+        RewardTerms(score, latency, retention, 1.0, RewardConfig(0, 0, token_weight=0.8)).matrix()
 
 
 def test_the_mean_cost_of_a_set_is_exactly_the_drop_on_it() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from safe_rl.artefact import FILE, claim, differences, folder_sha256
+from safe_rl.artefact import FILE, claim, folder_sha256
 from supervised.errors import ConfigError, TableError
 
 ORIGIN = {"reward": {"alpha": 0.6, "sizes": (64, 64)}, "seeds": 2}
@@ -58,13 +58,6 @@ def test_a_damaged_origin_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / FILE).write_text(text)
     with pytest.raises(ConfigError, match="cannot be read as an origin"):
         claim(tmp_path, ORIGIN, ConfigError)
-
-
-def test_differences_name_nested_keys() -> None:
-    assert list(differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4})) == [
-        ("a.c", 2, 3),
-        ("d", None, 4),
-    ]
 
 
 def test_the_hash_of_a_folder_sees_names_and_bytes(tmp_path: Path) -> None:

@@ -162,24 +162,13 @@ def test_identity_covers_the_extractors_settings(tiny_encoder_dir: Path, tmp_pat
     assert ClapEncoder.from_pretrained(tmp_path / "encoder").sha256 != encoder.sha256
 
 
-def test_a_fused_checkpoint_draws_no_random_numbers(tmp_path: Path) -> None:
-    from transformers import ClapAudioConfig, ClapConfig, ClapFeatureExtractor, ClapModel, ClapTextConfig
+def test_a_fused_checkpoint_draws_no_random_numbers(tiny_encoder_dir: Path, tmp_path: Path) -> None:
+    from transformers import ClapConfig, ClapFeatureExtractor, ClapModel
 
-    audio = ClapAudioConfig(
-        window_size=4,
-        num_mel_bins=16,
-        spec_size=64,
-        patch_size=4,
-        patch_stride=[4, 4],
-        patch_embeds_hidden_size=8,
-        hidden_size=16,
-        depths=[1, 1],
-        num_attention_heads=[2, 2],
-        enable_fusion=True,
-        fusion_type="aff_2d",
-    )
-    text = ClapTextConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
-    ClapModel(ClapConfig(text_config=text, audio_config=audio, projection_dim=8)).eval().save_pretrained(tmp_path)
+    config = ClapConfig.from_pretrained(tiny_encoder_dir)
+    config.audio_config.enable_fusion = True
+    config.audio_config.fusion_type = "aff_2d"
+    ClapModel(config).eval().save_pretrained(tmp_path)
     ClapFeatureExtractor(
         feature_size=16, sampling_rate=16_000, hop_length=160, max_length_s=2, frequency_max=8000, truncation="fusion"
     ).save_pretrained(tmp_path)
