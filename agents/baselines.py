@@ -1,11 +1,13 @@
-"""What a learned policy has to beat: rows of a table go in, one action per row comes out.
+"""What a learned policy has to beat: rows of a table go in, the gain expected of audio per row comes out.
 
-Every baseline is fitted on train rows and decides on others; rewards are those of the rows' alpha and gamma.
+Every baseline is fitted on train rows and decides on others; rewards are those of the rows' alpha and gamma. A baseline
+is one method, `scores`; whoever learns something has `fit` as well. How scores become decisions stands here once.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from abc import ABC, abstractmethod
+from typing import Self
 
 import numpy as np
 
@@ -13,44 +15,78 @@ from envs.actions import Action
 from envs.batch import OutcomeBatches
 from supervised.errors import ConfigError
 
+TYPE_ROWS = 100_000
+"""Train rows that question types are counted on; their names are read from text, so more would only take time."""
 
-class Baseline(Protocol):
+
+class Baseline(ABC):
     """Something that decides without reinforcement learning."""
 
-    def fit(self, rows: OutcomeBatches) -> Baseline:
-        """Learn from train rows; returns itself."""
-        ...
+    def fit(self, rows: OutcomeBatches) -> Self:
+        """Learn from train rows; returns itself. Without an own `fit` there is nothing to learn."""
+        return self
+
+    @abstractmethod
+    def scores(self, rows: OutcomeBatches) -> np.ndarray:
+        """Return what every paying action is expected to gain over SKIP, float64 [n, A - 1].
+
+        Above 0 an action is worth taking; the higher the score, the sooner. The unit is the baseline's own.
+        """
 
     def decide(self, rows: OutcomeBatches) -> np.ndarray:
         """Return one action per row, int64 [n]."""
-        ...
+        return decide(self.scores(rows))
 
 
-class Never:
+def decide(scores: np.ndarray) -> np.ndarray:
+    """Return the paying action of the highest score where that is above 0, SKIP elsewhere: int64 [n].
+
+    Args:
+        scores: [n, A - 1]; a tie goes to the lower action, which is cheaper.
+    """
+    return np.where(scores.max(axis=1) > 0, paying(scores), int(Action.SKIP)).astype(np.int64)
+
+
+def paying(scores: np.ndarray) -> np.ndarray:
+    """Return the paying action that is taken where audio is used, int64 [n], for scores [n, A - 1]."""
+    return np.asarray(scores.argmax(axis=1) + 1, dtype=np.int64)
+
+
+def decide_as_often(scores: np.ndarray, uses: int, seed: int = 0) -> np.ndarray:
+    """Use audio on exactly so many rows, those of the highest scores: int64 [n].
+
+    Args:
+        scores: [n, A - 1].
+        uses: rows to use audio on, 0 to n.
+        seed: of the order among equal scores, which no score tells and which must not be that of the rows.
+    """
+    best = scores.max(axis=1)
+    order = np.lexsort((np.random.default_rng(seed).random(len(best)), -best))
+    chosen = order[:uses]
+    actions = np.full(len(best), Action.SKIP, dtype=np.int64)
+    actions[chosen] = paying(scores)[chosen]
+    return actions
+
+
+class Never(Baseline):
     """The base model alone."""
 
-    def fit(self, rows: OutcomeBatches) -> Never:
-        """Nothing to learn."""
-        return self
-
-    def decide(self, rows: OutcomeBatches) -> np.ndarray:
-        """SKIP for every row."""
-        return np.full(len(rows), Action.SKIP, dtype=np.int64)
+    def scores(self, rows: OutcomeBatches) -> np.ndarray:
+        """-1 for every action."""
+        return np.full((len(rows), rows.reward.shape[1] - 1), -1.0)
 
 
-class Always:
-    """Audio for every question."""
+class Always(Baseline):
+    """Audio for every question; of several ways to use audio the last one, which has the largest budget."""
 
-    def fit(self, rows: OutcomeBatches) -> Always:
-        """Nothing to learn."""
-        return self
-
-    def decide(self, rows: OutcomeBatches) -> np.ndarray:
-        """USE for every row; of several ways to use audio the last one, which has the largest budget."""
-        return np.full(len(rows), rows.reward.shape[1] - 1, dtype=np.int64)
+    def scores(self, rows: OutcomeBatches) -> np.ndarray:
+        """1 for the last action, -1 for the others."""
+        scores = Never().scores(rows)
+        scores[:, -1] = 1.0
+        return scores
 
 
-class Random:
+class Random(Baseline):
     """Every action with a given probability, whatever the question: what a usage is worth without a choice.
 
     Args:
@@ -69,92 +105,76 @@ class Random:
         """Return the one that takes each action as often as `actions` does."""
         return cls(np.bincount(actions.ravel(), minlength=n_actions) / actions.size, seed)
 
-    def fit(self, rows: OutcomeBatches) -> Random:
-        """Nothing to learn."""
-        return self
+    def scores(self, rows: OutcomeBatches) -> np.ndarray:
+        """Draw a number in [0, 1) less the share of SKIP, and the paying action that has it."""
+        if self.shares.shape != (rows.reward.shape[1],):
+            raise ConfigError(
+                f"shares has {len(self.shares)} entries, but the rows have {rows.reward.shape[1]} actions; "
+                "give one per action."
+            )
+        generator = np.random.default_rng(self.seed)
+        skip, shares = self.shares[Action.SKIP], self.shares[1:]
+        drawn = generator.random(len(rows)) - skip
+        shares = shares / shares.sum() if skip < 1 else np.full(len(shares), 1 / len(shares))
+        column = generator.choice(len(shares), size=len(rows), p=shares)
+        scores = np.full((len(rows), len(shares)), -np.inf)
+        scores[np.arange(len(rows)), column] = drawn
+        return scores
 
-    def decide(self, rows: OutcomeBatches) -> np.ndarray:
-        """Draw an action for every row."""
-        return np.random.default_rng(self.seed).choice(len(self.shares), size=len(rows), p=self.shares)
 
+class TypeMajority(Baseline):
+    """For every question type the action with the best mean reward on the train rows; SKIP for a type never seen.
 
-class ConfidenceThreshold:
-    """Use audio where one figure of the base's confidence is on the wrong side of a threshold.
-
-    Which of the confidence features, which side and which threshold give the best mean reward is found on the train
-    rows, exactly. Without confidence features (`cost_mode: router`) it is the better of always and never.
+    Args:
+        cap: train rows to count on at most, drawn at random.
     """
 
-    column: int
-    """Which confidence feature; -1: none helps, never use audio."""
-    threshold: float
-    sign: int
-    """Use audio where sign * (feature - threshold) >= 0."""
-    action: int
+    gain_of: dict[str, np.ndarray]
+    """Question type -> mean gain of every paying action over SKIP, float64 [A - 1]."""
 
-    def fit(self, rows: OutcomeBatches) -> ConfidenceThreshold:
-        """Try every feature, side, threshold and action."""
-        confidence = self._confidence(rows)  # [n, C]
-        self.column, self.threshold, self.sign, self.action = -1, 0.0, 1, int(Action.SKIP)
-        best = 0.0
-        for action in range(1, rows.reward.shape[1]):
-            gain = (rows.reward[:, action] - rows.reward[:, Action.SKIP]).astype(np.float64)  # [n]
-            for column in range(confidence.shape[1]):
-                for sign in (1, -1):
-                    total, threshold = _best_threshold(sign * confidence[:, column], gain)
-                    if total > best:
-                        best, self.column, self.sign = total, column, sign
-                        self.threshold, self.action = sign * threshold, action
+    def __init__(self, cap: int = TYPE_ROWS) -> None:
+        self.cap = cap
+
+    def fit(self, rows: OutcomeBatches) -> Self:
+        """Find the mean gain of every action on every type."""
+        at = some_rows(len(rows), self.cap)
+        names = rows.split.types if len(at) == len(rows) else [rows.split.record(int(row))["type"] for row in at]
+        types, inverse, counts = np.unique(np.asarray(names, dtype=str), return_inverse=True, return_counts=True)
+        totals = np.stack([np.bincount(inverse, column, len(types)) for column in gains(rows)[at].T], axis=1)
+        self.gain_of = dict(zip(types.tolist(), totals / counts[:, None], strict=True))
         return self
 
-    def decide(self, rows: OutcomeBatches) -> np.ndarray:
-        """Compare every row with the threshold."""
-        if self.column < 0:
-            return np.full(len(rows), Action.SKIP, dtype=np.int64)
-        values = self._confidence(rows)[:, self.column]
-        unsure = self.sign * values >= self.sign * self.threshold
-        return np.where(unsure, self.action, int(Action.SKIP)).astype(np.int64)
-
-    @staticmethod
-    def _confidence(rows: OutcomeBatches) -> np.ndarray:
-        confidence = np.asarray(rows.split.features["confidence"], dtype=np.float64)
-        return confidence if confidence.shape[1] else np.zeros((len(rows), 1))
-
-
-def _best_threshold(values: np.ndarray, gain: np.ndarray) -> tuple[float, float]:
-    """Return the largest total gain of the rows with values >= threshold, and that threshold."""
-    order = np.argsort(-values, kind="stable")
-    totals = np.cumsum(gain[order])
-    ends = np.append(values[order][1:] != values[order][:-1], True)  # equal values stand or fall together
-    best = int(np.argmax(np.where(ends, totals, -np.inf)))
-    return float(totals[best]), float(values[order][best])
-
-
-class TypeMajority:
-    """For every question type the action with the best mean reward on the train rows; SKIP for a type never seen."""
-
-    action_of: dict[str, int]
-
-    def fit(self, rows: OutcomeBatches) -> TypeMajority:
-        """Find the best action of every type; a tie goes to the lower action, which is cheaper."""
-        types, inverse = np.unique(rows.split.types, return_inverse=True)
-        totals = np.stack([np.bincount(inverse, column, len(types)) for column in rows.reward.T], axis=1)  # [types, A]
-        self.action_of = dict(zip(types.tolist(), totals.argmax(axis=1).tolist(), strict=True))
-        return self
-
-    def decide(self, rows: OutcomeBatches) -> np.ndarray:
+    def scores(self, rows: OutcomeBatches) -> np.ndarray:
         """Look up every row's type."""
-        actions = [self.action_of.get(name, int(Action.SKIP)) for name in rows.split.types.tolist()]
-        return np.array(actions, dtype=np.int64)
+        unknown = np.full(rows.reward.shape[1] - 1, -np.inf)
+        return np.stack([self.gain_of.get(name, unknown) for name in rows.split.types.tolist()])
 
 
-class Oracle:
+class Oracle(Baseline):
     """Knows every outcome and takes the action with the best reward, price of latency included: an upper bound."""
 
-    def fit(self, rows: OutcomeBatches) -> Oracle:
-        """Nothing to learn."""
-        return self
+    def scores(self, rows: OutcomeBatches) -> np.ndarray:
+        """Return the gain itself."""
+        return gains(rows)
 
-    def decide(self, rows: OutcomeBatches) -> np.ndarray:
-        """Take the best action; a tie goes to the lower one."""
-        return rows.reward.argmax(axis=1).astype(np.int64)
+
+class ScoreOracle(Baseline):
+    """Knows every outcome and uses audio wherever it raises the score, at any price."""
+
+    def scores(self, rows: OutcomeBatches) -> np.ndarray:
+        """Return the gain in score."""
+        score = rows.split.score.astype(np.float64)  # [n, A]
+        return np.asarray(score[:, 1:] - score[:, :1])
+
+
+def gains(rows: OutcomeBatches) -> np.ndarray:
+    """Return what every paying action gains in reward over SKIP, float64 [n, A - 1]."""
+    reward = rows.reward.astype(np.float64)
+    return np.asarray(reward[:, 1:] - reward[:, :1])
+
+
+def some_rows(count: int, cap: int, seed: int = 0) -> np.ndarray:
+    """Return all indices below `count`, or `cap` of them drawn at random, ascending: int64 [min(count, cap)]."""
+    if count <= cap:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).choice(count, size=cap, replace=False))

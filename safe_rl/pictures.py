@@ -21,11 +21,20 @@ Interval = Mapping[str, float]
 Figures = Mapping[str, Interval | None]
 """Metric -> interval; None where the questions cannot tell it."""
 
+LEARNED = ("ppo_lagrangian", "exact_gradient")
+"""Policies that are ours; all others are there to compare with."""
 STYLES = {
     "ppo_lagrangian": ("PPO-Lagrangian", "#D55E00", "o"),
-    "oracle": ("oracle", "#009E73", "*"),
+    "exact_gradient": ("exact gradient", "#CC79A7", "o"),
+    "oracle": ("cost-aware oracle", "#009E73", "*"),
+    "oracle_score": ("oracle, any price", "#009E73", "P"),
+    "mlp": ("supervised MLP", "#0072B2", "p"),
+    "knn": ("nearest neighbours", "#0072B2", "H"),
+    "logistic": ("logistic regression", "#0072B2", "d"),
     "type_majority": ("type majority", "#0072B2", "s"),
     "confidence": ("confidence", "#56B4E9", "D"),
+    "entropy": ("entropy", "#56B4E9", "<"),
+    "margin": ("margin", "#56B4E9", ">"),
     "random": ("random, same usage", "#999999", "X"),
     "always": ("always", "#000000", "^"),
     "never": ("never (the base)", "#000000", "v"),
@@ -45,16 +54,54 @@ def draw_policies(policies: Mapping[str, Figures], path: Path, title: str) -> No
     _finish(figure, axes, path)
 
 
-def draw_pareto(curves: Mapping[str, Sequence[Figures]], points: Mapping[str, Figures], path: Path, title: str) -> None:
-    """Draw curves over alpha (one `Figures` per alpha) and the baselines that do not depend on it into a PNG."""
+def draw_pareto(
+    curves: Mapping[str, Sequence[Figures]],
+    points: Mapping[str, Figures],
+    path: Path,
+    title: str,
+    marks: Mapping[str, Sequence[str | None]] | None = None,
+) -> None:
+    """Draw curves over alpha and the baselines that do not depend on it into a PNG.
+
+    Args:
+        curves: policy -> one `Figures` per alpha.
+        points: baseline -> its figures.
+        path: of the PNG.
+        title: above it.
+        marks: policy -> a word per point of its curve, such as "certified", or None; a point with a word gets a ring,
+            and the words stand in the legend.
+    """
     figure, axes = _canvas(title)
+    if hull := hull_of(curves, points):
+        axes.plot(hull[0], hull[1], color=INK, linewidth=1, label="hull of the learned policies", zorder=2)
     if {"always", "never"} <= points.keys():
         _mixtures(axes, points["never"], points["always"])
     for name, figures in points.items():
         _point(axes, name, figures)
     for name, curve in curves.items():
-        _curve(axes, name, sorted(curve, key=lambda figures: _of(figures, "latency_ms")["mean"]))
+        _curve(axes, name, sorted(curve, key=lambda figures: mean_of(figures, "latency_ms")))
+    _rings(axes, curves, marks or {})
     _finish(figure, axes, path)
+
+
+def hull_of(
+    curves: Mapping[str, Sequence[Figures]], points: Mapping[str, Figures]
+) -> tuple[list[float], list[float]] | None:
+    """Return latencies and accuracies (%) of the hull of the learned curves, never and always; None without a curve.
+
+    Every point on it is reached by tossing a coin between two policies.
+    """
+    import numpy as np
+
+    from agents.routing_metrics import upper_hull
+
+    ours = [figures for name in LEARNED for figures in curves.get(name, ())]
+    if not ours:
+        return None
+    ours += [points[name] for name in ("never", "always") if name in points]
+    latency, accuracy = (np.array([mean_of(figures, name) for figures in ours]) for name in ("latency_ms", "accuracy"))
+    x, y = upper_hull(latency, 100 * accuracy)
+    return x.tolist(), y.tolist()
 
 
 def _canvas(title: str) -> tuple[Figure, Axes]:
@@ -78,14 +125,14 @@ def _canvas(title: str) -> tuple[Figure, Axes]:
 
 def _mixtures(axes: Axes, never: Figures, always: Figures) -> None:
     """Draw what tossing a coin between never and always gives: a policy must lie above this line."""
-    latency = [_of(figures, "latency_ms")["mean"] for figures in (never, always)]
-    accuracy = [100 * _of(figures, "accuracy")["mean"] for figures in (never, always)]
+    latency = [mean_of(figures, "latency_ms") for figures in (never, always)]
+    accuracy = [100 * mean_of(figures, "accuracy") for figures in (never, always)]
     axes.plot(latency, accuracy, color="#999999", linewidth=1, linestyle=(0, (2, 3)), zorder=1)
 
 
 def _point(axes: Axes, name: str, figures: Figures) -> None:
     label, colour, marker = STYLES.get(name, (name, "#CC79A7", "P"))
-    main = name == "ppo_lagrangian"
+    main = name in LEARNED
     latency, accuracy = _of(figures, "latency_ms"), _of(figures, "accuracy")
     axes.errorbar(
         latency["mean"],
@@ -107,8 +154,8 @@ def _point(axes: Axes, name: str, figures: Figures) -> None:
 
 def _curve(axes: Axes, name: str, curve: Sequence[Figures]) -> None:
     label, colour, marker = STYLES.get(name, (name, "#CC79A7", "P"))
-    latency = [_of(figures, "latency_ms")["mean"] for figures in curve]
-    accuracy = [100 * _of(figures, "accuracy")["mean"] for figures in curve]
+    latency = [mean_of(figures, "latency_ms") for figures in curve]
+    accuracy = [100 * mean_of(figures, "accuracy") for figures in curve]
     low = [100 * _of(figures, "accuracy")["low"] for figures in curve]
     high = [100 * _of(figures, "accuracy")["high"] for figures in curve]
     axes.fill_between(latency, low, high, color=colour, alpha=0.15, linewidth=0, zorder=1)
@@ -121,10 +168,37 @@ def _curve(axes: Axes, name: str, curve: Sequence[Figures]) -> None:
         markersize=9 if marker == "*" else 6,
         markeredgecolor="white",
         markeredgewidth=0.8,
-        linewidth=2 if name == "ppo_lagrangian" else 1.4,
-        linestyle="-" if name == "ppo_lagrangian" else "--",
-        zorder=5 if name == "ppo_lagrangian" else 2,
+        linewidth=2 if name in LEARNED else 1.4,
+        linestyle="-" if name in LEARNED else "--",
+        zorder=5 if name in LEARNED else 2,
     )
+
+
+def _rings(axes: Axes, curves: Mapping[str, Sequence[Figures]], marks: Mapping[str, Sequence[str | None]]) -> None:
+    """Put a ring around every marked point, one entry of the legend per word."""
+    words: dict[str, list[Figures]] = {}
+    for name, told in marks.items():
+        for figures, word in zip(curves[name], told, strict=True):
+            if word:
+                words.setdefault(word, []).append(figures)
+    for number, (word, marked) in enumerate(words.items()):
+        axes.plot(
+            [mean_of(figures, "latency_ms") for figures in marked],
+            [100 * mean_of(figures, "accuracy") for figures in marked],
+            label=word,
+            linestyle="none",
+            marker="o",
+            markersize=14 + 4 * number,
+            markerfacecolor="none",
+            markeredgecolor=INK,
+            markeredgewidth=1.4,
+            zorder=6,
+        )
+
+
+def mean_of(figures: Figures, metric: str) -> float:
+    """Return the mean of a metric that every question counts for."""
+    return _of(figures, metric)["mean"]
 
 
 def _of(figures: Figures, metric: str) -> Interval:

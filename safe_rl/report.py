@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from safe_rl.pictures import STYLES, Figures, Interval
+from safe_rl.pictures import LEARNED, STYLES, Figures, Interval
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -15,6 +15,7 @@ COLUMNS = {
     "audio_accuracy": ("audio %", 100, 1),
     "retention_score": ("retention %", 100, 1),
     "drop": ("drop, points", 100, 2),
+    "harm": ("harm %", 100, 2),
     "usage": ("usage %", 100, 1),
     "latency_ms": ("latency ms", 1, 2),
     "utility": ("utility", 1, 4),
@@ -29,7 +30,7 @@ def show(policies: Mapping[str, Figures], title: str) -> None:
     # Standard output may be a file; a narrow guess at its width would break every number in two.
     console = Console()
     if not console.is_terminal:
-        console = Console(width=140)
+        console = Console(width=160)
     console.print(table_of(policies, title))
 
 
@@ -44,7 +45,7 @@ def table_of(policies: Mapping[str, Figures], title: str) -> Table:
         table.add_column(heading, justify="right")
     for name, figures in policies.items():
         cells = [_cell(figures.get(metric), factor, places) for metric, (_, factor, places) in COLUMNS.items()]
-        table.add_row(STYLES.get(name, (name,))[0], *cells, style="bold" if name == "ppo_lagrangian" else None)
+        table.add_row(STYLES.get(name, (name,))[0], *cells, style="bold" if name in LEARNED else None)
     return table
 
 

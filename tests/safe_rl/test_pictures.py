@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from safe_rl.pictures import STYLES, draw_pareto, draw_policies
@@ -39,4 +40,17 @@ def test_a_mean_outside_of_its_interval_is_drawn_nevertheless(tmp_path: Path) ->
 
 
 def test_colours_and_markers_tell_all_policies_apart() -> None:
-    assert len({(colour, marker) for _, colour, marker in STYLES.values()}) == len(STYLES) == 7
+    assert len({(colour, marker) for _, colour, marker in STYLES.values()}) == len(STYLES) == 14
+    assert len({label for label, _, _ in STYLES.values()}) == 14
+
+
+def test_marked_points_have_rings_and_the_hull_is_drawn(tmp_path: Path) -> None:
+    curve = [figures(0.6 + i / 20, 10 + i) for i in range(3)]
+    points = {"always": figures(0.8, 20), "never": figures(0.6, 10)}
+    pictures = []
+    for marks in (None, {"ppo_lagrangian": [None, "certified", None]}, {"ppo_lagrangian": ["certified"] * 3}):
+        draw_pareto({"ppo_lagrangian": curve}, points, tmp_path / "pareto.png", "A title", marks)
+        pictures.append((tmp_path / "pareto.png").read_bytes())
+    assert len(set(pictures)) == 3
+    with pytest.raises(ValueError, match="shorter"):
+        draw_pareto({"ppo_lagrangian": curve}, points, tmp_path / "pareto.png", "A title", {"ppo_lagrangian": ["x"]})
