@@ -18,11 +18,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from agents.agent_state import network_parameters, network_tensors, progress_of, set_progress, under
+from agents.environment_state import get_state, set_state
 from agents.ppo_lagrangian import PPOLagrangian
 from supervised.errors import CheckpointError
 from supervised.files import sha256_file, write_json, write_tensors
 
-FORMAT, VERSION, STATE = "safe-rl-checkpoint", 1, "checkpoint.json"
+FORMAT, VERSION, STATE = "safe-rl-checkpoint", 2, "checkpoint.json"
 
 
 def save_checkpoint(
@@ -36,20 +38,19 @@ def save_checkpoint(
 
     Args:
         directory: of the checkpoint, which holds the newest one only.
-        model: its environment offers `get_state()`.
+        model: its environment tells its state, see `agents.environment_state`.
         identity: JSON that says which run this is; `load_checkpoint` compares it.
         extra: JSON of the caller.
         extra_tensors: tensors of the caller.
 
     Raises:
-        CheckpointError: the environment cannot tell its state.
+        CheckpointError: the environment cannot tell its state, or not as JSON.
     """
     directory = Path(directory)
-    tensors = {f"policy.{name}": tensor for name, tensor in model.policy.state_dict().items()}
-    for index, slots in model.policy.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{slot}": tensor for slot, tensor in slots.items()}
+    tensors = network_tensors(model.policy)
     tensors |= {f"extra.{name}": tensor for name, tensor in (extra_tensors or {}).items()}
     tensors["random.torch"] = th.get_rng_state()
+    environment, shown = get_state(model.env, model._last_obs)
     arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
     algorithm, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     version, words, next_gauss = random.getstate()
@@ -58,6 +59,7 @@ def save_checkpoint(
         "random.python": np.asarray(words, dtype=np.int64),
         "episodes": model.episodes.running,
         "starts": np.asarray(model._last_episode_starts),
+        **{f"environment.{name}": array for name, array in shown.items()},
     }
     name = f"step-{model.num_timesteps:012d}.safetensors"
     write_tensors(directory / name, arrays)
@@ -67,16 +69,18 @@ def save_checkpoint(
         "tensors": name,
         "sha256": sha256_file(directory / name),
         "identity": dict(identity),
-        "num_timesteps": model.num_timesteps,
-        "updates": model._n_updates,
-        "progress_remaining": model._current_progress_remaining,
-        "multiplier": model.multiplier.state_dict(),
+        **progress_of(model),
         "random_numpy": [algorithm, position, has_gauss, gauss],
         "random_python": [version, next_gauss],
-        "environment": _environment(model).get_state(),
+        "environment": environment,
         "extra": extra,
     }
-    write_json(directory / STATE, state)
+    try:
+        write_json(directory / STATE, state)
+    except TypeError as error:
+        raise CheckpointError(
+            f"The environment's get_state() must return plain JSON values ({error}); use numbers, texts and lists."
+        ) from error
     for old in directory.glob("step-*.safetensors"):
         if old.name != name:
             old.unlink()
@@ -110,7 +114,7 @@ def load_checkpoint(
         tensors = load_file(path)
         _restore_model(model, state, tensors)
         _restore_generators(state, tensors)
-        return state["extra"], _under("extra.", tensors)
+        return state["extra"], under("extra.", tensors)
     except FileNotFoundError as error:
         raise CheckpointError(
             f"No checkpoint at {directory}: {error.filename} is missing; start the run without resume."
@@ -138,19 +142,12 @@ def _refuse_another(directory: Path, state: dict[str, Any], identity: Mapping[st
 
 
 def _restore_model(model: PPOLagrangian, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    model.policy.load_state_dict(_under("policy.", tensors))
-    slots: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in _under("optimizer.", tensors).items():
-        index, slot = name.split(".")
-        slots.setdefault(int(index), {})[slot] = tensor
-    groups = model.policy.optimizer.state_dict()["param_groups"]  # the rate is set anew before every update
-    model.policy.optimizer.load_state_dict({"state": slots, "param_groups": groups})
-    model.multiplier.load_state_dict(state["multiplier"])
-    model.num_timesteps, model._n_updates = state["num_timesteps"], state["updates"]
-    model._current_progress_remaining = state["progress_remaining"]
+    model.set_parameters(network_parameters(model.policy, tensors))
+    set_progress(model, state)
     model.episodes.running = tensors["episodes"].numpy()
     model._last_episode_starts = tensors["starts"].numpy()
-    model._last_obs = _environment(model).set_state(state["environment"])
+    shown = {name: tensor.numpy() for name, tensor in under("environment.", tensors).items()}
+    model._last_obs = set_state(model.env, state["environment"], shown)
 
 
 def _restore_generators(state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
@@ -160,17 +157,3 @@ def _restore_generators(state: dict[str, Any], tensors: dict[str, Tensor]) -> No
     version, next_gauss = state["random_python"]
     random.setstate((version, tuple(tensors["random.python"].tolist()), next_gauss))
     th.set_rng_state(tensors["random.torch"])
-
-
-def _environment(model: PPOLagrangian) -> Any:
-    environment = model.env
-    if not (hasattr(environment, "get_state") and hasattr(environment, "set_state")):
-        raise CheckpointError(
-            f"{type(environment).__name__} has no get_state() and set_state(), so its run cannot be resumed exactly; "
-            f"use AudioGateVecEnv, or train without checkpoints."
-        )
-    return environment
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

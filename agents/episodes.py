@@ -1,13 +1,52 @@
-"""What the environments report: rewards (N,), costs (N, K) and ends of episodes go in, means per episode come out."""
+"""What goes to the environments and what they report: actions (N, ...) go, rewards (N,) and costs (N, K) come."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.vec_env import VecEnv
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from torch import Tensor
 
 from supervised.errors import ConfigError, DataError
+
+
+def check_rewards(rewards: np.ndarray) -> None:
+    """Refuse rewards (N,) of which one is not a finite number.
+
+    Raises:
+        DataError: one is NaN or infinite.
+    """
+    if not np.isfinite(rewards).all():
+        raise DataError(
+            f"A reward must be a finite number, got {float(rewards[~np.isfinite(rewards)][0])}; "
+            f"check the environment's scores and latencies."
+        )
+
+
+def check_environment(normalize: VecNormalize | None, action_space: spaces.Space[Any]) -> None:
+    """Refuse an environment that PPOLagrangian would learn something wrong on.
+
+    Raises:
+        ConfigError: it normalises rewards, or its actions do not begin at 0.
+    """
+    if normalize is not None and normalize.norm_reward:
+        raise ConfigError(
+            "VecNormalize rescales rewards but not costs, so the multiplier would lose its unit, reward per cost; "
+            "use VecNormalize(env, norm_reward=False)."
+        )
+    first = np.asarray(getattr(action_space, "start", 0))
+    if np.any(first != 0):
+        raise ConfigError(f"Actions must begin at 0, got {action_space}; shift them inside the environment.")
+
+
+def within_bounds(actions: Tensor, action_space: spaces.Space[Any]) -> np.ndarray:
+    """Return the actions that the environments take, (N, ...) in the shape of the space, a Box's within its bounds."""
+    taken = actions.cpu().numpy().reshape(-1, *(action_space.shape or ()))
+    if isinstance(action_space, spaces.Box):  # samples of a Gaussian know no bounds
+        return np.clip(taken, action_space.low, action_space.high)
+    return np.asarray(taken)
 
 
 def read_costs(env: VecEnv, infos: list[dict[str, Any]], n_constraints: int) -> tuple[np.ndarray, bool]:
@@ -48,6 +87,11 @@ class EpisodeMeter:
 
     def __init__(self, num_envs: int, n_constraints: int) -> None:
         self.running = np.zeros((num_envs, 1 + n_constraints))  # (N, 1 + K): reward, costs of the open episodes
+        self._clear()
+
+    def restart(self) -> None:
+        """Forget the open episodes: the environments were reset."""
+        self.running = np.zeros_like(self.running)
         self._clear()
 
     def _clear(self) -> None:

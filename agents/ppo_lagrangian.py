@@ -7,27 +7,32 @@ The multiplier takes one step of dual ascent per rollout, before the policy does
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv
-from stable_baselines3.common.utils import LinearSchedule, explained_variance, obs_as_tensor
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.utils import LinearSchedule, obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from agents.buffer import Batch, CostRolloutBuffer, Step
+from agents.agent_state import network_parameters
+from agents.archive import Target
+from agents.buffer import CostRolloutBuffer, Step, map_observations
 from agents.config import LagrangianConfig, PPOConfig
 from agents.cost_policy import CostActorCriticPolicy
-from agents.episodes import EpisodeMeter, read_costs
+from agents.episodes import EpisodeMeter, check_environment, check_rewards, read_costs, within_bounds
 from agents.multiplier import LagrangeMultiplier
+from agents.objective import Weights, mixed_advantages, ppo_loss
 from agents.retention import RetentionBuffer
-from supervised.errors import ConfigError, DataError
+from agents.saving import SavedAgent, at_rest, awaken
+from agents.truncation import bootstrap_truncated
+from agents.update_log import RECORDED, per_constraint, update_metrics
+from supervised.errors import ConfigError
 
 
 class PPOLagrangian(PPO):
@@ -35,13 +40,15 @@ class PPOLagrangian(PPO):
 
     Args:
         policy: "MlpPolicy", "MultiInputPolicy" (Dict observations) or a `CostActorCriticPolicy`.
-        env: any environment of PPO whose info carries "cost", a float or an array of K; a `VecEnv` that offers
-            `last_cost` (N, K) after each step, and never truncates an episode, is read without a look at its infos.
+        env: any environment of PPO whose info carries "cost", a float or an array of K. A `VecEnv` may offer
+            `last_cost` (N, K) after each step instead; its observations are then taken without a copy, so it must
+            return new arrays from every step.
         config: PPO's settings; `num_envs` belongs to whoever makes the environment and is not read here.
         lagrangian: limits and multiplier.
         n_constraints: K; None: as many as the retention buffer has, or as limits are given.
         retention: where the expected cost is computed exactly (discrete actions); None: mean of the rollout's episodes.
-        policy_kwargs: for the policy; `net_arch` and `n_constraints` come from the configuration.
+        policy_kwargs: for the policy; `n_constraints` comes from the agent, `net_arch` and `activation_fn` from the
+            configuration where they are not given.
         seed: of the run; None: not seeded.
         device: of the network.
         tensorboard_log: folder of TensorBoard events; None: none.
@@ -72,12 +79,15 @@ class PPOLagrangian(PPO):
         verbose: int = 0,
         _init_setup_model: bool = True,
     ) -> None:
+        self.policy_name = policy if isinstance(policy, str) else None
+        self.given_policy_kwargs = dict(policy_kwargs or {})
         self.config = config or PPOConfig()
         self.lagrangian = lagrangian or LagrangianConfig()
         self.retention = retention
         self.n_constraints = _count_constraints(self.lagrangian, retention) if n_constraints is None else n_constraints
         self.multiplier = LagrangeMultiplier(self.lagrangian, self.n_constraints)
         self.hold_multiplier = False
+        self.retention_missing = False
         self.metrics: dict[str, float] = {}
         self._dump_due: int | None = None
         super().__init__(
@@ -101,8 +111,9 @@ class PPOLagrangian(PPO):
                 "cost_gae_lambda": self.config.cost_gae_lambda,
             },
             policy_kwargs={
-                "net_arch": list(self.config.hidden),
-                **(policy_kwargs or {}),
+                "net_arch": {"pi": list(self.config.hidden), "vf": list(self.config.critic_hidden)},
+                "activation_fn": nn.ReLU if self.config.activation == "relu" else nn.Tanh,
+                **self.given_policy_kwargs,
                 "n_constraints": self.n_constraints,
             },
             seed=seed,
@@ -111,24 +122,46 @@ class PPOLagrangian(PPO):
             verbose=verbose,
             _init_setup_model=False,
         )
-        if retention is not None and not isinstance(self.action_space, spaces.Discrete):
-            raise ConfigError(f"A retention buffer needs a Discrete action space, got {self.action_space}; pass none.")
-        if retention is not None and retention.n_constraints != self.n_constraints:
-            raise ConfigError(
-                f"The retention buffer has {retention.n_constraints} constraints, the agent {self.n_constraints}; "
-                f"leave n_constraints out."
-            )
         if _init_setup_model:
             self._setup_model()
+
+    def _setup_model(self) -> None:
+        check_environment(self._vec_normalize_env, self.action_space)
+        if self.retention is not None:
+            self.retention.check(self.action_space, self.n_constraints, self.multiplier.limit)
+        super()._setup_model()
+        self.episodes = EpisodeMeter(self.n_envs, self.n_constraints)
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        if self.retention_missing:
+            raise ConfigError(
+                "This agent measured its cost on a retention buffer, which its file does not hold; "
+                "give PPOLagrangian.load(..., retention=...) one to go on training."
+            )
+        if reset_num_timesteps or self._last_obs is None:  # the environments will be reset
+            self.episodes.restart()
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """Take another environment of the same spaces and the same number of copies."""
+        super().set_env(env, force_reset)
+        check_environment(self._vec_normalize_env, self.action_space)
+
+    def set_limits(self, limits: float | Sequence[float] | np.ndarray) -> None:
+        """Hold the costs below other limits from the next update on: one number, or one per constraint."""
+        self.multiplier.set_limits(limits)
 
     @property
     def saturated(self) -> bool:
         """Whether a multiplier stands at its maximum while its cost is above the limit: the limit looks infeasible."""
         return bool(self.multiplier.saturated.any())
-
-    def _setup_model(self) -> None:
-        super()._setup_model()
-        self.episodes = EpisodeMeter(self.n_envs, self.n_constraints)
 
     # -- rollout ------------------------------------------------------------------------------------------------
 
@@ -139,21 +172,20 @@ class PPOLagrangian(PPO):
         self.policy.set_training_mode(False)
         rollout_buffer.reset()
         callback.on_rollout_start()
+        fresh = getattr(env, "last_cost", None) is not None  # its observations need no copy, see the class
         for _ in range(n_rollout_steps):
             with th.no_grad():
                 observations = self.policy.prepare(obs_as_tensor(self._last_obs, self.device))
+                if not fresh:
+                    observations = map_observations(th.clone, observations)
                 actions, log_probs, values, cost_values = self.policy.act(observations)
-            new_observations, rewards, dones, infos = env.step(self._within_bounds(actions.cpu().numpy()))
+            new_observations, rewards, dones, infos = env.step(within_bounds(actions, self.action_space))
             self.num_timesteps += env.num_envs
             callback.update_locals(locals())
             if not callback.on_step():
                 return False
-            if not np.isfinite(rewards).all():
-                raise DataError(
-                    f"A reward must be a finite number, got {float(rewards[~np.isfinite(rewards)][0])}; "
-                    f"check the environment's scores and latencies."
-                )
-            costs, fast = read_costs(env, infos, self.n_constraints)
+            check_rewards(rewards)
+            costs, fresh = read_costs(env, infos, self.n_constraints)
             self.episodes.add(rewards, costs, dones)
             step = Step(
                 observations,
@@ -165,9 +197,9 @@ class PPOLagrangian(PPO):
                 values,
                 cost_values,
             )
-            if not fast:
+            if not fresh:
                 self._update_info_buffer(infos, dones)
-                step = self._bootstrap_truncated(step, dones, infos)
+            bootstrap_truncated(step, dones, infos, self.policy, self.gamma, self.config.cost_gamma)
             rollout_buffer.add(step)
             self._last_obs, self._last_episode_starts = new_observations, dones
         ends = self._tensor(dones)
@@ -183,22 +215,6 @@ class PPOLagrangian(PPO):
         callback.on_rollout_end()
         return True
 
-    def _bootstrap_truncated(self, step: Step, dones: np.ndarray, infos: list[dict[str, Any]]) -> Step:
-        """Add the value of where an episode was cut off by a time limit to its last reward and costs."""
-        for i in np.flatnonzero(dones):
-            if infos[i].get("TimeLimit.truncated", False) and infos[i].get("terminal_observation") is not None:
-                terminal = self.policy.obs_to_tensor(infos[i]["terminal_observation"])[0]
-                with th.no_grad():
-                    value, cost_value = self.policy.predict_both_values(self.policy.prepare(terminal))
-                step.rewards[i] += self.gamma * value[0]
-                step.costs[i] += self.config.cost_gamma * cost_value[0]
-        return step
-
-    def _within_bounds(self, actions: np.ndarray) -> np.ndarray:
-        if isinstance(self.action_space, spaces.Box):  # samples of a Gaussian know no bounds
-            return np.clip(actions, self.action_space.low, self.action_space.high)
-        return actions
-
     def _tensor(self, array: np.ndarray) -> Tensor:
         return th.from_numpy(np.array(array, dtype=np.float32)).to(self.device)  # a copy: we write to it
 
@@ -211,11 +227,14 @@ class PPOLagrangian(PPO):
         self._update_learning_rate(self.policy.optimizer)
         clip_range = self.clip_range(self._current_progress_remaining)
         parameters = list(self.policy.parameters())
+        multiplier = th.as_tensor(self.multiplier.value, dtype=th.float32, device=self.device)  # (K,)
+        weights = Weights(self.ent_coef, self.vf_coef, self.config.cost_value_coefficient)
         records: list[Tensor] = []
         for _ in range(self.n_epochs):
             for batch in self.rollout_buffer.get(self.batch_size):
-                loss, record = self._loss(batch, clip_range)
-                if self.target_kl is not None and record[4] > 1.5 * self.target_kl:
+                advantages = mixed_advantages(batch, multiplier, self.normalize_advantage)
+                loss, record = ppo_loss(self.policy, batch, advantages, clip_range, weights)
+                if self.target_kl is not None and record[RECORDED.index("approx_kl")] > 1.5 * self.target_kl:
                     break
                 records.append(record)
                 self.policy.optimizer.zero_grad()
@@ -228,52 +247,20 @@ class PPOLagrangian(PPO):
             break  # the policy has moved far enough
         self._record(records, clip_range)
 
-    def mixed_advantages(self, batch: Batch) -> Tensor:
-        """Return (A_r - sum_k multiplier_k A_ck) / (1 + sum_k multiplier_k), standardised if so configured (B,)."""
-        multiplier = th.as_tensor(self.multiplier.value, dtype=th.float32, device=self.device)  # (K,)
-        mixed = (batch.advantages - batch.cost_advantages @ multiplier) / (1.0 + multiplier.sum())
-        if self.normalize_advantage and len(mixed) > 1:
-            mixed = (mixed - mixed.mean()) / (mixed.std() + 1e-8)
-        return mixed
-
-    def _loss(self, batch: Batch, clip_range: float) -> tuple[Tensor, Tensor]:
-        log_probs, values, cost_values, entropy = self.policy.evaluate(batch.observations, batch.actions)
-        advantages = self.mixed_advantages(batch)
-        log_ratio = log_probs - batch.log_probs
-        ratio = th.exp(log_ratio)
-        clipped = th.clamp(ratio, 1 - clip_range, 1 + clip_range)
-        policy_loss = -th.min(advantages * ratio, advantages * clipped).mean()
-        value_loss = F.mse_loss(values, batch.returns)
-        cost_value_loss = (cost_values - batch.cost_returns).square().mean(dim=0).sum()
-        entropy_mean = entropy.mean() if entropy is not None else -log_probs.mean()
-        loss = (
-            policy_loss
-            + self.vf_coef * value_loss
-            + self.config.cost_value_coefficient * cost_value_loss
-            - self.ent_coef * entropy_mean
-        )
-        with th.no_grad():
-            divergence = (ratio - 1 - log_ratio).mean()  # http://joschu.net/blog/kl-approx.html
-            clip_fraction = ((ratio - 1).abs() > clip_range).float().mean()
-            record = th.stack(
-                [policy_loss, value_loss, cost_value_loss, entropy_mean, divergence, clip_fraction, loss]
-            )  # (7,), read once per rollout
-        return loss, record
-
     def _update_multiplier(self) -> None:
         """Measure the cost of the policy that made the rollout and take one step of dual ascent on it."""
         reward, cost = self.episodes.means()
         self.metrics = {} if reward is None else {"rollout/episode_reward": reward}
         if cost is not None:
-            self.metrics |= self._named("rollout/episode_cost", cost)
+            self.metrics |= per_constraint("rollout/episode_cost", cost)
         if self.retention is not None:
             cost = self.retention.expected_cost(self.policy)
         if cost is not None:  # None: no episode ended in this rollout
             self.multiplier.observe(cost) if self.hold_multiplier else self.multiplier.update(cost)
-            self.metrics |= self._named("lagrange/cost", cost)
-            self.metrics |= self._named("lagrange/excess", self.multiplier.excess)
-        self.metrics |= self._named("lagrange/multiplier", self.multiplier.value)
-        self.metrics |= self._named("lagrange/limit", self.multiplier.limit)
+            self.metrics |= per_constraint("lagrange/cost", cost)
+            self.metrics |= per_constraint("lagrange/excess", self.multiplier.excess)
+        self.metrics |= per_constraint("lagrange/multiplier", self.multiplier.value)
+        self.metrics |= per_constraint("lagrange/limit", self.multiplier.limit)
         self.metrics["lagrange/saturated"] = float(self.saturated)
 
     # -- log ----------------------------------------------------------------------------------------------------
@@ -283,16 +270,7 @@ class PPOLagrangian(PPO):
         self._dump_due = iteration
 
     def _record(self, records: list[Tensor], clip_range: float) -> None:
-        if records:
-            names = ("policy_gradient_loss", "value_loss", "cost_value_loss", "entropy", "approx_kl", "clip_fraction")
-            means = th.stack(records).mean(dim=0).tolist()
-            self.metrics |= {f"train/{name}": mean for name, mean in zip(names, means, strict=False)}
-            self.metrics["train/loss"] = float(records[-1][-1])
-        rollout = self.rollout_buffer.finished
-        predicted, returns = (rollout.returns - rollout.advantages).cpu().numpy(), rollout.returns.cpu().numpy()
-        explained = explained_variance(predicted, returns)
-        if np.isfinite(explained):  # constant returns have no variance to explain
-            self.metrics["train/explained_variance"] = float(explained)
+        self.metrics |= update_metrics(records, self.rollout_buffer.finished)
         self.metrics["train/clip_range"] = clip_range
         self.metrics["train/learning_rate"] = self.policy.optimizer.param_groups[0]["lr"]
         for name, value in self.metrics.items():
@@ -302,13 +280,51 @@ class PPOLagrangian(PPO):
             super().dump_logs(self._dump_due)
             self._dump_due = None
 
-    def _named(self, name: str, values: np.ndarray) -> dict[str, float]:
-        if self.n_constraints == 1:
-            return {name: float(values[0])}
-        return {f"{name}_{k}": float(value) for k, value in enumerate(values)}
+    # -- files --------------------------------------------------------------------------------------------------
 
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "retention"]
+    def save(self, path: Target, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
+        """Write the agent, its multiplier and its optimiser to one file without a pickle (a path may lack `.zip`).
+
+        Raises:
+            ConfigError: `exclude` or `include` is given; what the file holds is fixed.
+        """
+        if exclude or include:
+            raise ConfigError("PPOLagrangian.save always writes the same parts; leave exclude and include out.")
+        at_rest(self).write(path)
+
+    @classmethod
+    def load(
+        cls,
+        path: Target,
+        env: GymEnv | None = None,
+        device: th.device | str = "cpu",
+        *,
+        policy: type[CostActorCriticPolicy] | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        retention: RetentionBuffer | None = None,
+    ) -> PPOLagrangian:
+        """Make an agent again from a file of `save`; nothing in the file is executed.
+
+        Args:
+            path: of the file.
+            env: to learn or to evaluate on, of any number of copies; None: for `predict` alone.
+            device: of the network.
+            policy: the class of the policy, where it was not given by name.
+            policy_kwargs: arguments of the policy, where a file cannot hold them (classes outside torch.nn, say).
+            retention: the retention buffer, to go on training with one.
+
+        Raises:
+            CheckpointError: the file is missing, damaged or another, or something that it cannot hold is not given.
+        """
+        return awaken(cls, SavedAgent.read(path), env, device, policy, policy_kwargs, retention)
+
+    def set_parameters(
+        self, load_path_or_dict: Any, exact_match: bool = True, device: th.device | str = "auto"
+    ) -> None:
+        """Take the weights and the optimiser's state of `get_parameters`, or of a file of `save`."""
+        if not isinstance(load_path_or_dict, dict):
+            load_path_or_dict = network_parameters(self.policy, SavedAgent.read(load_path_or_dict).tensors)
+        super().set_parameters(load_path_or_dict, exact_match, device)
 
 
 def _count_constraints(lagrangian: LagrangianConfig, retention: RetentionBuffer | None) -> int:

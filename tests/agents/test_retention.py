@@ -3,10 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
 from agents import retention
+from agents.config import LagrangianConfig
+from agents.multiplier import LagrangeMultiplier
 from agents.retention import RetentionBuffer
+from envs.reward import cost_matrix, retention_rates
 
 
 class _First:
@@ -49,6 +53,42 @@ def test_the_measurement_draws_no_random_number() -> None:
     before = torch.get_rng_state()
     RetentionBuffer(X, COST).expected_cost(_First())
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_price_does_not_change_when_rows_that_no_constraint_measures_are_added() -> None:
+    rng = np.random.default_rng(0)
+    score, sets = rng.random((30, 2)), np.arange(30) % 2  # two retention sets, 15 rows of each
+    x = rng.random((30, 1)).astype(np.float32)
+    more = 70
+    score_more = np.concatenate([score, rng.random((more, 2))])
+    sets_more = np.concatenate([sets, np.full(more, -1)])
+    x_more = np.concatenate([x, rng.random((more, 1)).astype(np.float32)])
+    multipliers = []
+    for features, scores, members in ((x, score, sets), (x_more, score_more, sets_more)):
+        buffer = RetentionBuffer(features, cost_matrix(scores, members, retention_rates(members, 2)))
+        multiplier = LagrangeMultiplier(LagrangianConfig(limit=(0.0, 0.01), lr=10.0), 2)
+        cost = buffer.expected_cost(_First())
+        multipliers.append(multiplier.update(cost))
+    drop = (x[:, 0] * (score[:, 0] - score[:, 1])).reshape(15, 2).mean(axis=0)  # of each set's own questions
+    np.testing.assert_allclose(cost, drop, atol=1e-6)
+    np.testing.assert_allclose(multipliers[0], multipliers[1], atol=1e-5)
+    assert np.max(multipliers[0]) > 0
+
+
+def test_the_smallest_cost_takes_the_cheapest_action_of_every_row() -> None:
+    # First constraint: (0 - 1 + 0 + 0) / 4; second: nothing.
+    assert RetentionBuffer(X, COST).smallest_cost().tolist() == [-0.25, 0.0]
+    assert RetentionBuffer(X, COST + 1.0).smallest_cost().tolist() == [0.75, 1.0]
+
+
+def test_a_limit_that_no_policy_can_meet_is_flagged_before_training() -> None:
+    buffer = RetentionBuffer(X, COST + 1.0)
+    buffer.check(spaces.Discrete(2), 2, np.array([0.75, 1.0]))  # just possible
+    with pytest.warns(
+        UserWarning,
+        match=r"limit 0\.7 of constraint 0 cannot be met: no policy costs less than 0\.75 .*raise the limit",
+    ):
+        buffer.check(spaces.Discrete(2), 2, np.array([0.7, 1.0]))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,59 @@
+"""The objective of constrained PPO: a minibatch and the multipliers [K] go in, one loss to descend comes out."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch as th
+from torch import Tensor
+from torch.nn import functional as F
+
+from agents.buffer import Batch
+from agents.cost_policy import CostActorCriticPolicy
+
+
+class Weights(NamedTuple):
+    """Weights of the terms beside the policy's."""
+
+    entropy: float
+    value: float
+    cost_value: float
+
+
+def mixed_advantages(batch: Batch, multiplier: Tensor, standardise: bool) -> Tensor:
+    """Return (A_r - sum_k multiplier_k A_ck) / (1 + sum_k multiplier_k), standardised after mixing if asked, (B,)."""
+    mixed = (batch.advantages - batch.cost_advantages @ multiplier) / (1.0 + multiplier.sum())
+    if standardise and len(mixed) > 1:
+        mixed = (mixed - mixed.mean()) / (mixed.std() + 1e-8)
+    return mixed
+
+
+def ppo_loss(
+    policy: CostActorCriticPolicy, batch: Batch, advantages: Tensor, clip_range: float, weights: Weights
+) -> tuple[Tensor, Tensor]:
+    """Return the loss, and what `agents.update_log.RECORDED` names (7,).
+
+    Args:
+        policy: the network as it is now.
+        batch: B samples of the rollout.
+        advantages: (B,), mixed.
+        clip_range: how far the ratio of probabilities may pay (arXiv:1707.06347, equation 7).
+        weights: of entropy bonus and critics.
+    """
+    log_probs, values, cost_values, entropy = policy.evaluate(batch.observations, batch.actions)
+    log_ratio = log_probs - batch.log_probs
+    ratio = th.exp(log_ratio)
+    clipped = th.clamp(ratio, 1 - clip_range, 1 + clip_range)
+    policy_loss = -th.min(advantages * ratio, advantages * clipped).mean()
+    value_loss = F.mse_loss(values, batch.returns)
+    cost_value_loss = (cost_values - batch.cost_returns).square().mean(dim=0).sum()
+    entropy_mean = entropy.mean() if entropy is not None else -log_probs.mean()
+    critics = weights.value * value_loss + weights.cost_value * cost_value_loss
+    loss = policy_loss + critics - weights.entropy * entropy_mean
+    with th.no_grad():
+        divergence = (ratio - 1 - log_ratio).mean()  # http://joschu.net/blog/kl-approx.html
+        clip_fraction = ((ratio - 1).abs() > clip_range).float().mean()
+        record = th.stack(
+            [policy_loss, value_loss, cost_value_loss, entropy_mean, divergence, clip_fraction, loss]
+        )  # (7,), read once per rollout
+    return loss, record
