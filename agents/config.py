@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 from envs.config import RewardConfig
 from supervised.errors import ConfigError
@@ -18,11 +19,28 @@ def _require(name: str, value: float, allowed: str, fine: bool, example: str) ->
         raise ConfigError(f"{name} must be {allowed}, got {value}; use e.g. {example}.")
 
 
+def _per_constraint(name: str, limit: float | tuple[float, ...], n_constraints: int) -> list[float]:
+    """Return one limit per constraint, or raise the one-line error of a list of another length."""
+    if not isinstance(limit, tuple):
+        return [float(limit)] * n_constraints
+    if len(limit) != n_constraints:
+        raise ConfigError(
+            f"{name} must be one number or {n_constraints} (one per constraint), "
+            f"got {len(limit)}: {list(limit)}; use e.g. 0.003."
+        )
+    return [float(value) for value in limit]
+
+
+def _require_activation(section: str, activation: str) -> None:
+    if activation not in ("relu", "tanh"):
+        raise ConfigError(f"{section}.activation must be relu or tanh, got {activation!r}; use e.g. relu.")
+
+
 @dataclass(frozen=True)
 class PPOConfig:
     """Proximal policy optimisation (arXiv:1707.06347), sized for an environment that answers a whole batch at once."""
 
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     """Step size of Adam at the start of training."""
     final_learning_rate: float = 1e-4
     """Step size of Adam at the end; it falls linearly in between."""
@@ -44,7 +62,7 @@ class PPOConfig:
     """As gae_lambda, for costs."""
     clip_range: float = 0.2
     """How far one update may move the probability of an action, as a ratio."""
-    entropy_coefficient: float = 0.01
+    entropy_coefficient: float = 0.03
     """Weight of the entropy bonus."""
     value_coefficient: float = 0.5
     """Weight of the reward critic's squared error."""
@@ -56,8 +74,14 @@ class PPOConfig:
     """Whether the mixed advantage is standardised in every minibatch."""
     target_kl: float | None = None
     """Ends the passes over a rollout once the policy has moved 1.5 times this far; None: never."""
-    hidden: tuple[int, ...] = (64, 64)
-    """Widths of the hidden layers of policy and critics, each with its own."""
+    hidden: tuple[int, ...] = (128,)
+    """Widths of the policy's hidden layers."""
+    critic_hidden: tuple[int, ...] = ()
+    """Widths of the hidden layers of every critic; none: a critic is linear, enough where an episode is one step."""
+    activation: Literal["relu", "tanh"] = "relu"
+    """Between the layers of policy and critics."""
+    averaging: float = 0.9
+    """Weight of the past in the average of the policy's weights over rollouts, which is what ships; 0: the last ones."""
 
     def __post_init__(self) -> None:
         for name in ("num_envs", "n_steps", "batch_size", "n_epochs"):
@@ -74,8 +98,11 @@ class PPOConfig:
             _require(f"ppo.{name}", value, ">= 0", value >= 0, str(getattr(PPOConfig, name)))
         if self.target_kl is not None:
             _require("ppo.target_kl", self.target_kl, "> 0, or null", self.target_kl > 0, "0.02")
-        for width in self.hidden:
-            _require("ppo.hidden", width, "a list of widths of at least 1", width >= 1, "[64, 64]")
+        for name in ("hidden", "critic_hidden"):
+            for width in getattr(self, name):
+                _require(f"ppo.{name}", width, "a list of widths of at least 1", width >= 1, "[128]")
+        _require_activation("ppo", self.activation)
+        _require("ppo.averaging", self.averaging, "at least 0 and below 1", 0 <= self.averaging < 1, "0.9")
         samples = self.num_envs * self.n_steps
         if samples < 2:
             raise ConfigError(
@@ -91,14 +118,25 @@ class PPOConfig:
 
 @dataclass(frozen=True)
 class LagrangianConfig:
-    """Dual ascent on one multiplier per constraint, and the choice of the policy that meets the limit."""
+    """One multiplier per constraint, how it follows the excess cost, and the choice of the policy that meets the limit.
+
+    `lr` carries the unit, multiplier per unit of excess cost; `proportional` and `derivative` are multiples of it.
+    """
 
     limit: float | tuple[float, ...] = 0.003
     """Largest mean cost allowed (0.003: the base's score may drop by 0.3 points); one number, or one per constraint."""
-    lr: float = 50.0
+    update: Literal["sgd", "pi", "pid"] = "sgd"
+    """sgd: dual ascent; pi: answers the present excess as well; pid: also a cost that rises (arXiv:2007.03964)."""
+    lr: float = 5.0
     """Step size, in multiplier per unit of excess cost, once per rollout."""
-    initial: float = 0.0
-    """Multiplier at the start."""
+    proportional: float = 1.0
+    """Answer to the present excess, as a multiple of lr (pi, pid)."""
+    derivative: float = 1.0
+    """Answer to the rise of the cost since the last rollout, as a multiple of lr; a falling cost has none (pid)."""
+    smoothing: float = 0.0
+    """Weight of the past in the average cost that the two answers read; 0: the last measurement alone (pi, pid)."""
+    initial: float | None = None
+    """Multiplier at the start; null: the one that the train rows' own problem has, or 0 where none are given."""
     maximum: float = 20.0
     """Largest multiplier; 0 switches the constraint off."""
     margin: float = 1.0
@@ -109,15 +147,21 @@ class LagrangianConfig:
             _require("lagrangian.limit", limit, "a number >= 0, or a list of them", limit >= 0, "0.003")
         if self.limit == ():
             raise ConfigError("lagrangian.limit must be a number or a list of at least one, got []; use e.g. 0.003.")
-        _require("lagrangian.lr", self.lr, "> 0", self.lr > 0, "50")
+        if self.update not in ("sgd", "pi", "pid"):
+            raise ConfigError(f"lagrangian.update must be sgd, pi or pid, got {self.update!r}; use e.g. sgd.")
+        _require("lagrangian.lr", self.lr, "> 0", self.lr > 0, "5")
+        for name in ("proportional", "derivative"):
+            _require(f"lagrangian.{name}", getattr(self, name), ">= 0", getattr(self, name) >= 0, "1")
+        _require("lagrangian.smoothing", self.smoothing, "at least 0 and below 1", 0 <= self.smoothing < 1, "0.5")
         _require("lagrangian.maximum", self.maximum, ">= 0", self.maximum >= 0, "20")
-        _require(
-            "lagrangian.initial",
-            self.initial,
-            f"between 0 and lagrangian.maximum = {self.maximum}",
-            0 <= self.initial <= self.maximum,
-            "0",
-        )
+        if self.initial is not None:
+            _require(
+                "lagrangian.initial",
+                self.initial,
+                f"between 0 and lagrangian.maximum = {self.maximum}, or null",
+                0 <= self.initial <= self.maximum,
+                "0",
+            )
         _require("lagrangian.margin", self.margin, ">= 0", self.margin >= 0, "1")
 
     def limits(self, n_constraints: int) -> list[float]:
@@ -126,41 +170,180 @@ class LagrangianConfig:
         Raises:
             ConfigError: a list of another length was given.
         """
-        if not isinstance(self.limit, tuple):
-            return [float(self.limit)] * n_constraints
-        if len(self.limit) != n_constraints:
-            raise ConfigError(
-                f"lagrangian.limit must be one number or {n_constraints} (one per constraint), "
-                f"got {len(self.limit)}: {list(self.limit)}; use e.g. 0.003."
-            )
-        return [float(limit) for limit in self.limit]
+        return _per_constraint("lagrangian.limit", self.limit, n_constraints)
+
+
+@dataclass(frozen=True)
+class SmoothingConfig:
+    """The forest that turns single outcomes of train rows into expected ones, which agents learn from."""
+
+    trees: int = 50
+    """Trees of the forest; 0: learn from single outcomes."""
+    min_leaf: int = 20
+    """Rows that a leaf holds at least; more of them average away more noise, and more detail."""
+    max_rows: int = 50_000
+    """Rows that the forest is fitted on at most."""
+
+    def __post_init__(self) -> None:
+        _require("smoothing.trees", self.trees, "a whole number >= 0", self.trees >= 0, "50")
+        for name in ("min_leaf", "max_rows"):
+            value = getattr(self, name)
+            example = str(getattr(SmoothingConfig, name))
+            _require(f"smoothing.{name}", value, "a whole number of at least 1", value >= 1, example)
+
+
+@dataclass(frozen=True)
+class ExactConfig:
+    """The exact agent: both outcomes are known, so the gradient of the expected reward needs no sampled action."""
+
+    hidden: tuple[int, ...] = (128,)
+    """Widths of the policy's hidden layers."""
+    activation: Literal["relu", "tanh"] = "relu"
+    """Between the layers."""
+    learning_rate: float = 3e-3
+    """Step size of Adam at the start; it falls to 0 linearly."""
+    batch_size: int = 500
+    """Rows of one gradient step."""
+    steps: int = 1500
+    """Gradient steps."""
+    entropy_coefficient: float = 0.1
+    """Weight of the entropy bonus at the start; it falls to 0 linearly. Without it early mistakes become certainties."""
+    weight_decay: float = 0.0
+    """Decay of the weights per step, as a share of the step size."""
+    averaging: float = 0.99
+    """Weight of the past in the average of the weights over steps, which is what ships; 0: the last ones."""
+    judgements: int = 25
+    """How often the policy is judged on the validation rows, and the multiplier moved, in equal distances."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "steps", "judgements"):
+            value = getattr(self, name)
+            _require(f"exact.{name}", value, "a whole number of at least 1", value >= 1, str(getattr(ExactConfig, name)))
+        for name in ("entropy_coefficient", "weight_decay"):
+            _require(f"exact.{name}", getattr(self, name), ">= 0", getattr(self, name) >= 0, "0.01")
+        _require("exact.learning_rate", self.learning_rate, "> 0", self.learning_rate > 0, "0.003")
+        for width in self.hidden:
+            _require("exact.hidden", width, "a list of widths of at least 1", width >= 1, "[128]")
+        _require_activation("exact", self.activation)
+        _require("exact.averaging", self.averaging, "at least 0 and below 1", 0 <= self.averaging < 1, "0.99")
 
 
 @dataclass(frozen=True)
 class CurriculumConfig:
-    """The latency price alpha grows linearly from `initial` to `reward.alpha` and stays there."""
+    """What moves linearly while PPO begins: alpha to `reward.alpha`; token cap and audio share to those of the table."""
 
     steps: int = 20_000
-    """Steps until alpha is final, counted from the first step of the run; 0: final from the start."""
+    """Steps until alpha, cap and share are final, counted from the first step of the run; 0: final from the start."""
     initial: float = 0.0
     """Alpha at the first step."""
+    cap_initial: int | None = 4
+    """Audio tokens that an action may use at the first step, where a table has several budgets; larger ones are carried
+    out as the largest within the cap. null: no cap."""
+    audio_share_initial: float | None = None
+    """Share of audio questions, which belong to no retention set, at the first step; null: the table's, always."""
 
     def __post_init__(self) -> None:
         _require("curriculum.steps", self.steps, "a whole number >= 0", self.steps >= 0, "20000")
         _require("curriculum.initial", self.initial, ">= 0", self.initial >= 0, "0")
+        if (cap := self.cap_initial) is not None:
+            _require("curriculum.cap_initial", cap, "a whole number of at least 1, or null", cap >= 1, "4")
+        if (share := self.audio_share_initial) is not None:
+            _require("curriculum.audio_share_initial", share, "between 0 and 1, or null", 0 <= share <= 1, "0.8")
 
     def alpha(self, step: int, final: float) -> float:
         """Return alpha after `step` environment steps of the run."""
-        if step >= self.steps:
-            return final
-        return self.initial + (final - self.initial) * step / self.steps
+        return self._on_the_way(step, self.initial, final)
+
+    def cap(self, step: int, largest: int) -> int | None:
+        """Return the audio tokens allowed after `step` steps, where the largest budget is `largest`; None: all."""
+        if self.cap_initial is None or step >= self.steps or self.cap_initial >= largest:
+            return None
+        return int(self._on_the_way(step, self.cap_initial, largest))
+
+    def audio_share(self, step: int, natural: float) -> float | None:
+        """Return the share of audio questions after `step` steps, where the table's is `natural`; None: the table's."""
+        if self.audio_share_initial is None or step >= self.steps:
+            return None
+        return self._on_the_way(step, self.audio_share_initial, natural)
+
+    def _on_the_way(self, step: int, initial: float, final: float) -> float:
+        return final if step >= self.steps else initial + (final - initial) * step / self.steps
+
+
+@dataclass(frozen=True)
+class CertifyConfig:
+    """The promise that `certify` makes about a policy, tested on the calibration split."""
+
+    method: Literal["harm", "usage", "drop"] = "harm"
+    """What the limit holds for: questions harmed; questions with audio, which needs no labels; or the net drop."""
+    delta: float = 0.05
+    """Probability with which a certificate may be wrong; 0.05: it holds with 95 % confidence."""
+    limit: float | tuple[float, ...] | None = None
+    """Largest rate allowed on retention questions, one number or one per set; null: lagrangian.limit."""
+    grid: int = 1000
+    """Thresholds that are tried at most; they are laid by the validation rows."""
+    seed: int = 0
+    """Of the draw of one question per group."""
+
+    def __post_init__(self) -> None:
+        methods = ("harm", "usage", "drop")
+        if self.method not in methods:
+            raise ConfigError(f"certify.method must be one of {', '.join(methods)}, got {self.method!r}; use harm.")
+        _require("certify.delta", self.delta, "between 0 and 1, neither included", 0 < self.delta < 1, "0.05")
+        for limit in self.limit if isinstance(self.limit, tuple) else (self.limit,):
+            if limit is not None:
+                _require("certify.limit", limit, "a number >= 0, a list of them, or null", limit >= 0, "0.003")
+        if self.limit == ():
+            raise ConfigError("certify.limit must be a number or a list of at least one, got []; use e.g. 0.003.")
+        _require("certify.grid", self.grid, "a whole number of at least 1", self.grid >= 1, "1000")
+        _require("certify.seed", self.seed, "a whole number >= 0", self.seed >= 0, "0")
+
+    def limits(self, n_sets: int, lagrangian: LagrangianConfig) -> list[float]:
+        """Return one limit per retention set.
+
+        Raises:
+            ConfigError: a list of another length was given.
+        """
+        if self.limit is None:
+            return lagrangian.limits(n_sets)
+        return _per_constraint("certify.limit", self.limit, n_sets)
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """A student of one hidden layer learns what a policy does; it is asked on train rows and on mixtures of two."""
+
+    hidden: int = 128
+    """Width of the student's hidden layer."""
+    steps: int = 3000
+    """Gradient steps."""
+    batch_size: int = 500
+    """Questions of one gradient step."""
+    learning_rate: float = 3e-3
+    """Step size of Adam at the start; it falls to 0 along a cosine."""
+    mix: float = 1.0
+    """How much of another train row is mixed into a row at most; 0: nothing, 1: equal parts."""
+    onnx: bool = True
+    """Whether the student is also written as gate.onnx; needs the extra [export]."""
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "steps", "batch_size"):
+            value = getattr(self, name)
+            example = str(getattr(DistillConfig, name))
+            _require(f"distill.{name}", value, "a whole number of at least 1", value >= 1, example)
+        _require("distill.learning_rate", self.learning_rate, "> 0", self.learning_rate > 0, "0.003")
+        _require("distill.mix", self.mix, "between 0 and 1", 0 <= self.mix <= 1, "1")
 
 
 @dataclass(frozen=True)
 class AgentConfig:
     """Everything that makes one agent."""
 
+    agent: Literal["ppo", "exact"] = "ppo"
+    """Who learns."""
     ppo: PPOConfig = field(default_factory=PPOConfig)
+    exact: ExactConfig = field(default_factory=ExactConfig)
+    smoothing: SmoothingConfig = field(default_factory=SmoothingConfig)
     lagrangian: LagrangianConfig = field(default_factory=LagrangianConfig)
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)

@@ -102,6 +102,13 @@ class CostActorCriticPolicy(ActorCriticPolicy):
         """Return the probability of every action (N, A); discrete actions only."""
         return self.get_distribution(observations).distribution.probs
 
+    def policy_layers(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return weight [out, in] and bias [out] of every layer from the observation to the logits."""
+        layers = [layer for layer in (*self.mlp_extractor.policy_net, self.action_net) if isinstance(layer, nn.Linear)]
+        return [
+            (layer.weight.detach().cpu().numpy().copy(), layer.bias.detach().cpu().numpy().copy()) for layer in layers
+        ]
+
     def _features(self, prepared: Observations) -> Any:
         return self.extract_features(prepared) if self._learned_features else prepared  # (N, F)
 

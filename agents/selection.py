@@ -7,13 +7,21 @@ the policy as it will be used, with its most probable action, on questions it di
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch as th
 from torch import Tensor
 
-from agents.cost_policy import CostActorCriticPolicy
+from agents.retention import ProbabilityPolicy, RetentionBuffer
+
+
+class WeightedPolicy(ProbabilityPolicy, Protocol):
+    """A policy with weights."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the weights."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,15 @@ class Judgement:
         """Whether every mean cost stays within its limit."""
         return self.excess <= 0
 
+    def figures(self) -> dict[str, float]:
+        """Return the figures of a history's entry."""
+        return {
+            "validation/utility": self.utility,
+            "validation/excess": self.excess,
+            "validation/bound": self.bound,
+            "validation/usage": self.usage,
+        }
+
     def better_than(self, other: Judgement | None) -> bool:
         """Within the bound before outside of it; inside the utility counts, outside the lower bound."""
         if other is None:
@@ -52,45 +69,46 @@ class FeasibleBest:
     """Keeps the best policy seen so far.
 
     Args:
-        observations: (n, D), normalised.
-        reward: (n, A) at the final alpha and gamma.
-        cost: (n, K, A).
+        observations: of the validation rows, (n, D), normalised.
+        reward: of every action at the final alpha and gamma, (n, A).
+        retention: rows that the mean cost is taken over.
         limits: K limits.
-        margin: standard errors added to a mean cost before it is compared with its limit.
     """
 
     def __init__(
-        self, observations: np.ndarray, reward: np.ndarray, cost: np.ndarray, limits: np.ndarray, margin: float
+        self,
+        observations: np.ndarray,
+        reward: np.ndarray,
+        retention: RetentionBuffer,
+        limits: np.ndarray,
     ) -> None:
         self.observations = th.from_numpy(observations)
-        self.reward, self.cost, self.limits, self.margin = reward, cost, limits, margin
+        self.reward, self.retention = reward, retention
+        self.limits = limits
         self.best: Judgement | None = None
+        self.actions = np.zeros(0, dtype=np.int64)  # (n,), of the policy considered last
         self.weights: dict[str, Tensor] = {}
 
-    def consider(self, step: int, policy: CostActorCriticPolicy) -> Judgement:
+    def consider(self, step: int, policy: WeightedPolicy) -> Judgement:
         """Judge the policy as it is now, and keep a copy of its weights if it is the best so far."""
         with th.no_grad():
-            actions = policy.probabilities(self.observations).cpu().numpy().argmax(axis=1)  # (n,)
-        judgement = self.judge(step, actions)
+            self.actions = policy.probabilities(self.observations).cpu().numpy().argmax(axis=1)  # (n,)
+        judgement = self._judge(step, policy)
         if judgement.better_than(self.best):
             self.best = judgement
             self.weights = {name: tensor.detach().cpu().clone() for name, tensor in policy.state_dict().items()}
         return judgement
 
-    def judge(self, step: int, actions: np.ndarray) -> Judgement:
-        """Judge decisions [n]."""
-        rows = np.arange(len(actions))
-        cost = self.cost[rows, :, actions].astype(np.float64)  # (n, K)
-        mean, deviation = cost.mean(axis=0), cost.std(axis=0)
-        excess = mean - self.limits
-        bound = excess + self.margin * deviation / np.sqrt(len(cost))
+    def _judge(self, step: int, policy: WeightedPolicy) -> Judgement:
+        mean, cautious = self.retention.decided_cost(policy)  # (K,)
+        excess, bound = mean - self.limits, cautious - self.limits
         return Judgement(
             step=step,
-            utility=float(self.reward[rows, actions].mean(dtype=np.float64)),
+            utility=float(self.reward[np.arange(len(self.actions)), self.actions].mean(dtype=np.float64)),
             cost=mean.tolist(),
             excess=float(np.max(excess, initial=-1.0)),
             bound=float(np.max(bound, initial=-1.0)),
-            usage=float(np.mean(actions != 0)),
+            usage=float(np.mean(self.actions != 0)),
         )
 
     def state_dict(self) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:

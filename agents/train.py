@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList
-from stable_baselines3.common.logger import configure
 
-from agents.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
-from agents.config import AgentConfig
-from agents.curriculum import AlphaCurriculum
+from agents.config import AgentConfig, LagrangianConfig
+from agents.dual import solve_multipliers
 from agents.gate_policy import GatePolicy
-from agents.ppo_lagrangian import PPOLagrangian
-from agents.retention import RetentionBuffer
-from agents.selection import FeasibleBest, Judgement
+from agents.outcome_model import OutcomeModel, learnable
+from agents.selection import Judgement
+from agents.task import Task
 from envs.batch import OutcomeBatches
 from envs.outcomes import TableSplit
-from envs.sb3 import AudioGateVecEnv
 from supervised.errors import TableError
 
 Progress = Callable[[int, dict[str, float]], None]
+Measure = Callable[[np.ndarray], dict[str, float]]
+"""Takes the actions int64 [n] on the validation rows, returns figures of them."""
+
+
+COLLAPSED = 0.002
+"""Usage below this share, or above the rest, is a policy that no longer looks at the question."""
+WORTH_TELLING = 0.005
+"""Utility that a collapse must cost, by what the outcome model says, to be told."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,15 @@ class TrainedAgent:
     """One entry per rollout: step, alpha, and what was logged under rollout/, lagrange/, train/ and validation/."""
     saturated: bool
     """Whether the multiplier ended at its maximum with the cost above the limit."""
+    reachable: float | None = None
+    """Utility on the validation rows of taking what the outcome model says is best; None: there is no model."""
 
     @property
     def warning(self) -> str | None:
-        """One line for the user if the limit was not met; None if all is well."""
+        """One line for the user if the limit was not met or the policy collapsed; None if all is well."""
+        return " ".join(filter(None, [self._limit_warning(), self._collapse_warning()])) or None
+
+    def _limit_warning(self) -> str | None:
         if self.selected.feasible:
             return None
         cause = "the multiplier stands at its maximum" if self.saturated else "no policy of the run met it"
@@ -49,6 +57,19 @@ class TrainedAgent:
             f"The limit on the cost is not met on the validation rows (worst excess "
             f"{self.selected.excess:+.4f}): {cause}; the policy with the lowest cost was kept. "
             f"Raise lagrangian.limit or lagrangian.maximum, or train longer."
+        )
+
+    def _collapse_warning(self) -> str | None:
+        """Tell of a policy that always or never uses audio, unless the outcome model knows nothing better."""
+        usage = self.selected.usage
+        if COLLAPSED < usage < 1 - COLLAPSED:
+            return None
+        if self.reachable is not None and self.reachable <= self.selected.utility + WORTH_TELLING:
+            return None
+        what, remedy = ("never", "lower reward.alpha") if usage < 0.5 else ("always", "raise reward.alpha")
+        return (
+            f"The policy collapsed: it {what} uses audio (usage {100 * usage:.1f} % of the validation rows). Raise "
+            f"ppo.entropy_coefficient or exact.entropy_coefficient, lengthen curriculum.steps, or {remedy}."
         )
 
 
@@ -61,6 +82,8 @@ def train_agent(
     resume: bool = False,
     log_dir: Path | None = None,
     progress: Progress | None = None,
+    measure: Measure | None = None,
+    outcome_model: OutcomeModel | None = None,
 ) -> TrainedAgent:
     """Train one seed.
 
@@ -69,10 +92,13 @@ def train_agent(
         validation: held-out rows: the retention buffer, and the choice of the policy that ships.
         config: of the agent.
         seed: of network, sampling and order of rows.
-        checkpoints: folder of this seed's checkpoint; None: none is written.
+        checkpoints: folder of this seed's checkpoint; None: none is written. The exact agent, done in seconds, has none.
         resume: go on from the checkpoint there, bit for bit; without one the run starts at 0.
         log_dir: folder of this seed's TensorBoard events; None: none.
         progress: called after every rollout and its update, with the step and the latest entry of the history.
+        measure: further figures of every policy that is judged; they stand in the history under their own names.
+        outcome_model: fitted on `train` with this configuration's `smoothing`, for many agents on one table; None: it
+            is fitted here.
 
     Raises:
         CheckpointError: the checkpoint is damaged or belongs to another run.
@@ -81,38 +107,28 @@ def train_agent(
     """
     if config.lagrangian.maximum > 0:
         _refuse_unmeasured(train, validation)
-    ppo = config.ppo
-    environment = AudioGateVecEnv(train, ppo.num_envs, reward=config.reward, seed=seed, flat=True)
-    held_out = OutcomeBatches(validation, config.reward, environment.batches.normaliser)
-    observations = np.concatenate(list(held_out.observe(np.arange(len(held_out))).values()), axis=1)
-    model = PPOLagrangian(
-        "MlpPolicy",
-        environment,
-        ppo,
-        config.lagrangian,
-        retention=RetentionBuffer(observations, held_out.cost),
-        seed=seed,
-    )
-    model.set_logger(configure(str(log_dir) if log_dir else None, ["tensorboard"] if log_dir else []))
-    selection = FeasibleBest(
-        observations, held_out.reward, held_out.cost, model.multiplier.limit, config.lagrangian.margin
-    )
-    curriculum = AlphaCurriculum(config.curriculum, config.reward.alpha)
-    identity = {"config": _identity(config), "seed": seed, "table": train.table.fingerprint, "split": train.name}
-    keeper = _Keeper(config, curriculum, selection, identity, checkpoints, progress)
-    if resume and checkpoints is not None and has_checkpoint(checkpoints):
-        extra, weights = load_checkpoint(checkpoints, model, identity)
-        keeper.history = extra["history"]
-        selection.load_state_dict(extra["selected"], weights)
-        remaining = max(config.total_timesteps - model.num_timesteps, 0)
-        model.learn(remaining, CallbackList([keeper, curriculum]), reset_num_timesteps=False)
+    rows = learnable(train, config.reward, config.smoothing, outcome_model)
+    task = Task(rows, OutcomeBatches(validation, config.reward, rows.normaliser), config, seed)
+    history: list[dict[str, float]] = []
+
+    def keep(entry: dict[str, float]) -> None:
+        further = measure(task.selection.actions) if measure is not None and "validation/utility" in entry else {}
+        history.append(entry | further)
+        if progress is not None:
+            progress(int(entry["step"]), history[-1])
+
+    if config.agent == "exact":
+        from agents.exact import train_exact
+
+        layers, saturated = train_exact(task, keep)
     else:
-        model.learn(config.total_timesteps, CallbackList([keeper, curriculum]))
-    assert selection.best is not None  # considered at the end of training at the latest
-    saturated = model.saturated
-    model.policy.load_state_dict(selection.weights)
-    policy = GatePolicy.from_network(model.policy, environment.batches.normaliser, train.table.actions)
-    return TrainedAgent(policy, selection.best, keeper.history, saturated)
+        from agents.train_ppo import train_ppo
+
+        layers, saturated = train_ppo(task, history, keep, checkpoints, resume, log_dir)
+    assert task.selection.best is not None  # considered at the end of training at the latest
+    activation = config.exact.activation if config.agent == "exact" else config.ppo.activation
+    policy = GatePolicy(rows.normaliser, layers, train.table.actions, activation)
+    return TrainedAgent(policy, task.selection.best, history, saturated, task.reachable)
 
 
 def _refuse_unmeasured(train: TableSplit, validation: TableSplit) -> None:
@@ -125,58 +141,3 @@ def _refuse_unmeasured(train: TableSplit, validation: TableSplit) -> None:
             f"{train.table.directory} has train rows of it, but no {validation.name} row that measures it; move some "
             f"there, or switch the constraints off with --lagrangian.maximum 0."
         )
-
-
-class _Keeper(BaseCallback):
-    """Between two rollouts: keeps the history, judges the policy, reports progress, writes checkpoints."""
-
-    model: PPOLagrangian
-
-    def __init__(
-        self,
-        config: AgentConfig,
-        curriculum: AlphaCurriculum,
-        selection: FeasibleBest,
-        identity: dict[str, Any],
-        checkpoints: Path | None,
-        progress: Progress | None,
-    ) -> None:
-        super().__init__()
-        self.config, self.curriculum, self.selection = config, curriculum, selection
-        self.identity, self.checkpoints, self.progress = identity, checkpoints, progress
-        self.history: list[dict[str, float]] = []
-
-    def _on_rollout_start(self) -> None:
-        self._keep(last=False)
-
-    def _on_training_end(self) -> None:
-        self._keep(last=True)
-
-    def _on_step(self) -> bool:
-        return True
-
-    def _keep(self, last: bool) -> None:
-        step = self.model.num_timesteps
-        if step == 0 or (self.history and self.history[-1]["step"] == step):
-            return  # nothing has happened since: the run begins, or was resumed here
-        entry = {"step": float(step), "alpha": self.curriculum.alpha, **self.model.metrics}
-        if self.curriculum.finished or last:
-            judgement = self.selection.consider(step, self.model.policy)
-            entry |= {
-                "validation/utility": judgement.utility,
-                "validation/excess": judgement.excess,
-                "validation/bound": judgement.bound,
-                "validation/usage": judgement.usage,
-            }
-        self.history.append(entry)
-        if self.checkpoints is not None and (last or len(self.history) % self.config.checkpoint_every == 0):
-            best, weights = self.selection.state_dict()
-            extra = {"history": self.history, "selected": best}
-            save_checkpoint(self.checkpoints, self.model, self.identity, extra, weights)
-        if self.progress is not None:
-            self.progress(step, entry)
-
-
-def _identity(config: AgentConfig) -> dict[str, Any]:
-    """Return the settings that change what is learned."""
-    return {name: value for name, value in asdict(config).items() if name != "checkpoint_every"}

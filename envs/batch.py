@@ -5,14 +5,18 @@ Both vector faces (gymnasium and stable-baselines3) and the retention buffer rea
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from envs.actions import Action
 from envs.config import RewardConfig
 from envs.normaliser import ObservationNormaliser
 from envs.outcomes import TableSplit
-from envs.reward import RewardTerms, cost_matrix
+from envs.reward import RewardTerms, cost_matrix, token_cost
 from envs.source import problem_of
 from supervised.errors import CheckpointError
 
@@ -23,11 +27,15 @@ _ROWS_AT_ONCE = 4096
 class OutcomeBatches:
     """Gathers observations, rewards and costs by row of a split.
 
-    Features that fit into 256 MB are normalised once and kept; larger tables are read from disk batch by batch.
+    Features that fit into `keep_bytes` are normalised once and kept; larger tables are read from disk batch by batch.
     """
 
     def __init__(
-        self, split: TableSplit, config: RewardConfig, normaliser: ObservationNormaliser | None = None
+        self,
+        split: TableSplit,
+        config: RewardConfig,
+        normaliser: ObservationNormaliser | None = None,
+        keep_bytes: int = _CACHE_BYTES,
     ) -> None:
         self.split = split
         self.problem = problem_of(split)
@@ -41,9 +49,9 @@ class OutcomeBatches:
             config,
             self.problem.action_tokens,
         )
-        self.reward = self.terms.matrix()  # [n, A]
-        self.cost = cost_matrix(split.score, split.retention_set, self.problem.rates)  # [n, K, A]
-        fits = len(split) * sum(self.problem.widths.values()) * 4 <= _CACHE_BYTES
+        self.tokens = token_cost(config, self.problem.action_tokens, len(self.problem.actions))  # [A]
+        self._reward: np.ndarray | None = None
+        fits = len(split) * sum(self.problem.widths.values()) * 4 <= keep_bytes
         self._kept = self._normalised() if fits else None
 
     def __len__(self) -> int:
@@ -58,10 +66,22 @@ class OutcomeBatches:
                 kept[name][rows] = values
         return kept
 
+    @property
+    def reward(self) -> np.ndarray:
+        """Reward of every action on every row, float32 [n, A]."""
+        if self._reward is None:  # only who looks at all rows pays for all of them
+            self._reward = self.terms.matrix(self.config.alpha)
+        return self._reward
+
+    @cached_property
+    def cost(self) -> np.ndarray:
+        """Cost of every action on every row, float32 [n, K, A]."""
+        return cost_matrix(self.split.score, self.split.retention_set, self.problem.rates)
+
     def set_alpha(self, alpha: float) -> None:
-        """Compute the rewards for another price of latency."""
-        self.config = RewardConfig(alpha, self.config.gamma, self.config.token_weight)
-        self.reward = self.terms.matrix(alpha)
+        """Set another price of latency."""
+        self.config = replace(self.config, alpha=alpha)
+        self._reward = None
 
     def observe(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Return the normalised features of some rows, float32 [m, D] each, fresh arrays."""
@@ -69,19 +89,33 @@ class OutcomeBatches:
             return self.normaliser(self.split.observation(rows))
         return {name: values[rows] for name, values in self._kept.items()}
 
+    def facts(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return score [m, A], whether it is a retention question [m], and cost [m, K, A] of some rows, float32."""
+        score, members = self.split.score[rows], self.split.retention_set[rows]
+        return score, (members >= 0).astype(np.float32), cost_matrix(score, members, self.problem.rates)
+
+    def matrices(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return reward float32 [m, A] and cost float32 [m, K, A] of every action on some rows."""
+        score, irrelevant, cost = self.facts(rows)
+        used = np.arange(score.shape[1]) != Action.SKIP
+        free = score - np.float32(self.config.gamma) * irrelevant[:, None] * used - self.tokens
+        return free - np.float32(self.config.alpha) * self.terms.extra_latency[rows], cost
+
     def outcome(self, rows: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return reward float32 [m] and cost float32 [m, K] of one action per row."""
-        return self.reward[rows, actions], self.cost[rows, :, actions]
+        reward, cost = self.matrices(rows)
+        taken = np.arange(len(rows))
+        return reward[taken, actions], cost[taken, :, actions]
 
 
 class RowSampler:
     """Rows in shuffled epochs without replacement; its state is JSON and goes on to the row."""
 
-    def __init__(self, rows: int, seed: int | None = None) -> None:
+    def __init__(self, rows: int, seed: int | Sequence[int] | None = None) -> None:
         self.rows = rows
         self.seed(seed)
 
-    def seed(self, seed: int | None) -> None:
+    def seed(self, seed: int | Sequence[int] | None) -> None:
         """Begin a new sequence of epochs."""
         self.generator = np.random.default_rng(seed)
         self._shuffle()

@@ -17,9 +17,10 @@ import numpy as np
 
 from envs.config import OutcomesConfig
 from envs.cost import PROFILE, LatencyProfile
+from envs.flops import FLOPS_SAMPLES, count_flops
 from envs.measure import gate_zero_is_exact, measure
 from envs.outcomes import OutcomeTable
-from envs.passes import ACTIONS, BasePass, Passes, UsePass
+from envs.passes import BasePass, Passes, UsePass
 from envs.table_format import TABLE_SPLITS, Header
 from envs.table_writer import TableWriter
 from supervised.data.sample import Sample, Waveform
@@ -60,6 +61,7 @@ def build_table(
         profile: Latencies measured elsewhere; None: measured here, once, and stored with the table.
 
     Raises:
+        ConfigError: a budget asks for more audio tokens than the adapter makes.
         TableError: `out_dir` holds the table of another model, configuration or data; or there is no question.
         DataError: a picture or a clip cannot be read and `on_error` is stop.
         OSError: the disk is full; the parts written so far stay.
@@ -68,12 +70,9 @@ def build_table(
     provenance = table_provenance(model, config, questions.sizes, data)
     directory = Path(out_dir)
     ahead = _first_loaded(model, questions, config, MEASURED_SAMPLES)
-    widths = {
-        name: array.shape[1]
-        for name, array in Passes(model, config, LatencyProfile.free()).base(ahead[:1]).features.items()
-    }
-    tokens = (0, model.config.projector.tokens)
-    writer = TableWriter(directory, Header(ACTIONS, widths, provenance=provenance, action_tokens=tokens))
+    passes = Passes(model, config, LatencyProfile.free())
+    widths = {name: array.shape[1] for name, array in passes.base(ahead[:1]).features.items()}
+    writer = TableWriter(directory, Header(passes.actions, widths, provenance=provenance, action_tokens=passes.tokens))
     if writer.finished:
         return OutcomeTable.open(directory)
     if writer.position > 0:  # one table, one profile: latencies stay comparable
@@ -94,7 +93,8 @@ def build_table(
         provenance={
             "gate_zero_bit_exact": gate_zero_is_exact(model, compared, config),
             "gate_zero_samples": len(compared),
-            "latency_profile": asdict(profile),
+            "flops": count_flops(model, ahead[:FLOPS_SAMPLES], config),
+            "latency_profile": profile.as_json(),
             "software": {name: version(name) for name in ("torch", "transformers", "numpy")},
         }
     )
@@ -110,7 +110,7 @@ def table_provenance(
     values = asdict(config)
     return {
         "model": fingerprint,
-        "config": {name: values[name] for name in _IDENTITY},
+        "config": {name: values[name] for name in _IDENTITY} | ({"budgets": config.budgets} if config.budgets else {}),
         "data": {**(data or {}), "questions": dict(sizes)},
     }
 
@@ -215,9 +215,9 @@ class _Builder:
             samples = [loaded[place][1] for place in batch]
             audio = self.passes.encode(samples, encoded)
             base = self.passes.base(samples, audio)
-            use = self.passes.use(base, audio)
+            uses = self.passes.uses(base, audio)
             for row, place in enumerate(batch):
-                rows.tensors[place], rows.records[place] = self._row(base, use, row, loaded[place][0])
+                rows.tensors[place], rows.records[place] = self._row(base, uses, row, loaded[place][0])
             done += len(batch)
             if self.progress is not None:
                 self.progress(done, len(self.questions))
@@ -238,14 +238,17 @@ class _Builder:
             for first in range(0, len(bucket), self.config.batch_size):
                 yield bucket[first : first + self.config.batch_size]
 
-    def _row(self, base: BasePass, use: UsePass, row: int, code: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def _row(
+        self, base: BasePass, uses: Sequence[UsePass], row: int, code: int
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         sample = base.samples[row]
+        outcomes: list[BasePass | UsePass] = [base, *uses]
         if sample.retention_set is not None and sample.retention_set not in self.sets:
             self.sets.append(sample.retention_set)
         tensors = {name: values[row] for name, values in base.features.items()}
         tensors |= {
-            "score": np.array([base.score[row], use.score[row]], dtype=np.float32),
-            "latency_ms": np.array([base.latency_ms[row], use.latency_ms[row]], dtype=np.float32),
+            "score": np.array([outcome.score[row] for outcome in outcomes], dtype=np.float32),
+            "latency_ms": np.array([outcome.latency_ms[row] for outcome in outcomes], dtype=np.float32),
             "retention_set": np.array(
                 -1 if sample.retention_set is None else self.sets.index(sample.retention_set), dtype=np.int16
             ),
@@ -257,7 +260,7 @@ class _Builder:
             "question": sample.question,
             "answers": list(sample.answers),
             "type": sample.type,
-            "predictions": [base.answers[row], use.answers[row]],
+            "predictions": [outcome.answers[row] for outcome in outcomes],
         }
         return tensors, record
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from supervised.config import check_budgets
 from supervised.errors import ConfigError
 
 
@@ -45,6 +46,8 @@ class OutcomesConfig:
     """How the features are stored."""
     max_new_tokens: int = 8
     """Longest answer, in tokens."""
+    budgets: tuple[int, ...] = ()
+    """Audio tokens to choose among, e.g. [4, 8, 16]: an action for each, beside skip; []: skip, or use with all."""
     exact_samples: int = 64
     """Questions on which gate 0 is compared with the plain base model, bit for bit."""
     latency_repeats: int = 15
@@ -56,6 +59,7 @@ class OutcomesConfig:
         for name in ("batch_size", "rows_per_part", "preview_bands", "max_new_tokens", "exact_samples"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"outcomes.{name} must be at least 1, got {getattr(self, name)}; use e.g. 16.")
+        check_budgets("outcomes.budgets", self.budgets)
         if self.latency_repeats < 3:
             raise ConfigError(
                 f"outcomes.latency_repeats must be at least 3 for a median, got {self.latency_repeats}; use e.g. 15."

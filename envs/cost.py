@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from envs.actions import Action
 from supervised.errors import TableError
@@ -52,6 +53,8 @@ class LatencyProfile:
     """The decision itself."""
     machine: str = ""
     """Where it was measured."""
+    budget_ms: Mapping[str, float] = field(default_factory=dict)
+    """Projector and fusion with each token budget; `fusion_ms` holds for any other, and for all tokens."""
 
     def latency_ms(
         self,
@@ -61,6 +64,7 @@ class LatencyProfile:
         action: int,
         mode: str = "cascade",
         preview: str = "mel",
+        budget: int | None = None,
     ) -> float:
         """Return the end-to-end latency of one action on one question.
 
@@ -71,6 +75,7 @@ class LatencyProfile:
             action: SKIP, or USE with any budget.
             mode: cascade or router.
             preview: mel or clap; a clap preview pays the encoder before the decision.
+            budget: Audio tokens of the action; None: all of them.
         """
         prompt = self.prompt_token_ms * (prompt_tokens - self.prompt_tokens)
         plain = max(self.base_ms + prompt, 0.0) + self.answer_token_ms * max(new_tokens[Action.SKIP] - 1, 0)
@@ -80,7 +85,8 @@ class LatencyProfile:
             return total + plain
         first = self.second_ms if mode == "cascade" else self.base_ms
         hearing = max(first + prompt, 0.0) + self.answer_token_ms * max(new_tokens[action] - 1, 0)
-        return total + (plain if mode == "cascade" else 0.0) + listening + self.fusion_ms + hearing
+        fusion = self.budget_ms.get(str(budget), self.fusion_ms)
+        return total + (plain if mode == "cascade" else 0.0) + listening + fusion + hearing
 
     def _audio_ms(self, seconds: float | None, preview: str) -> tuple[float, float]:
         """Return what the clip costs before the decision, and what USE adds (decoding the rest, encoding)."""
@@ -96,12 +102,15 @@ class LatencyProfile:
     @classmethod
     def free(cls) -> LatencyProfile:
         """Return the profile of a machine that takes no time, for what is done before latencies are known."""
-        numbers = {entry.name: 0.0 for entry in fields(cls) if entry.name != "machine"}
-        return cls(**numbers, machine="")
+        return cls(**dict.fromkeys(_NUMBERS, 0.0), machine="", budget_ms={})
 
     def save(self, path: Path | str) -> None:
         """Write the profile as JSON."""
-        write_json(path, asdict(self))
+        write_json(path, self.as_json())
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the profile as plain values; without budgets they are not mentioned."""
+        return {name: value for name, value in asdict(self).items() if name != "budget_ms" or value}
 
     @classmethod
     def load(cls, path: Path | str) -> LatencyProfile:
@@ -112,15 +121,19 @@ class LatencyProfile:
         """
         try:
             value = json.loads(Path(path).read_text(encoding="utf-8"))
-            names = {field.name for field in fields(cls)}
-            if not isinstance(value, dict) or set(value) != names:
+            names = {*_NUMBERS, "machine"}
+            if not isinstance(value, dict) or set(value) - {"budget_ms"} != names:
                 raise ValueError("its entries must be " + ", ".join(sorted(names)))
-            numbers = {name: float(value[name]) for name in names - {"machine"}}
-            if not all(math.isfinite(number) and number >= 0 for number in numbers.values()):
+            numbers = {name: float(value[name]) for name in _NUMBERS}
+            budgets = {str(int(name)): float(number) for name, number in dict(value.get("budget_ms", {})).items()}
+            if not all(math.isfinite(number) and number >= 0 for number in [*numbers.values(), *budgets.values()]):
                 raise ValueError("its numbers must be finite and >= 0")
         except (OSError, ValueError, TypeError) as error:
             reason = str(error).splitlines()[0]
             raise TableError(
                 f"latency profile {path} cannot be used ({reason}); delete it to measure again."
             ) from error
-        return cls(**numbers, machine=str(value["machine"]))
+        return cls(**numbers, machine=str(value["machine"]), budget_ms=budgets)
+
+
+_NUMBERS = tuple(entry.name for entry in fields(LatencyProfile) if entry.name not in ("machine", "budget_ms"))

@@ -18,6 +18,8 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
+CONFIDENCE = ("entropy", "top probability", "margin", "log-likelihood", "length", "mean entropy")
+"""The columns of the confidence features, in their order."""
 _IMPOSSIBLE = -1e4
 """Stands for log 0: finite, so that 0 * log 0 is 0."""
 
@@ -70,7 +72,7 @@ def image_features(model: Any, inputs: Any, vision: Any, hidden: torch.Tensor, p
         inputs: The batch of prompts.
         vision: Vision features, one entry [tokens, D] per picture; None where the base cannot share them: then the
             hidden states at the picture's places are pooled.
-        hidden: Last hidden states of the prompt [B, L, D].
+        hidden: Last hidden states of the prompt (cascade), or its merged input embeddings (router) [B, L, D].
         present: Whether each question has a picture, [B].
     """
     if vision is None:

@@ -13,13 +13,14 @@ from envs.build import table_provenance
 from envs.config import OutcomesConfig
 from envs.cost import PROFILE, LatencyProfile
 from envs.outcomes import OutcomeTable
-from envs.passes import ACTIONS, BasePass, Passes, UsePass
+from envs.passes import BasePass, Passes, UsePass
 from envs.reward import retention_rates
 from envs.source import DecisionProblem, Outcome
 from supervised.data.sample import Sample
 from supervised.errors import DataError, TableError
 
 if TYPE_CHECKING:
+    from supervised.encoder import AudioFeatures
     from supervised.safe_model import SafeModel
 
 
@@ -57,14 +58,14 @@ class LiveSource:
             raise DataError(f"retention sets {sorted(unknown)} are unknown; allowed: {', '.join(sets)}.")
         self._sets = np.array([-1 if name is None else sets.index(name) for name in names], dtype=np.int16)
         self._shown: tuple[int, BasePass] | None = None
-        self._heard: tuple[int, UsePass] | None = None
+        self._heard: tuple[int, AudioFeatures, dict[int, UsePass]] | None = None
         self.problem = DecisionProblem(
-            ACTIONS,
+            self.passes.actions,
             {name: values.shape[1] for name, values in self._base(0).features.items()},
             tuple(sets),
             retention_rates(self._sets, len(sets)) if rates is None else rates,
             latency_unit_ms,
-            (0, model.config.projector.tokens),
+            self.passes.tokens,
         )
 
     @classmethod
@@ -77,7 +78,8 @@ class LiveSource:
         if "config" not in table.provenance:
             raise TableError(f"the table in {table.directory} does not tell how it was built; give a LatencyProfile.")
         try:
-            config = OutcomesConfig(**table.provenance["config"])
+            told = {"budgets": (), **table.provenance["config"]}
+            config = OutcomesConfig(**told | {"budgets": tuple(told["budgets"])})
         except TypeError:  # provenance is free form in a table made elsewhere
             raise TableError(
                 f"the table in {table.directory} was not built by this program; give a LatencyProfile and a config."
@@ -99,8 +101,11 @@ class LiveSource:
         if action == Action.SKIP:
             return Outcome(float(base.score[0]), float(base.latency_ms[0]), base.answers[0])
         if self._heard is None or self._heard[0] != index:
-            self._heard = index, self.passes.use(base, self.passes.encode(base.samples))
-        use = self._heard[1]
+            self._heard = index, self.passes.encode(base.samples), {}
+        _, audio, uses = self._heard
+        if action not in uses:
+            uses[action] = self.passes.use(base, audio, action)
+        use = uses[action]
         return Outcome(float(use.score[0]), float(use.latency_ms[0]), use.answers[0])
 
     def retention_set(self, index: int) -> int:

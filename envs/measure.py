@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from supervised.safe_model import SafeModel
 
 _WARM_UP = 2
+_TURNS = 5
 _LONG_ANSWER = 5
 
 
@@ -32,7 +33,7 @@ def measure(model: SafeModel, samples: Sequence[Sample], config: OutcomesConfig)
     Args:
         model: The model, on the device that it will serve on.
         samples: A few questions; the shortest and longest prompts and clips among them are timed.
-        config: Its `latency_repeats` and `preview_bands` count.
+        config: Its `latency_repeats`, `preview_bands` and `budgets` count.
 
     Raises:
         DataError: there is no sample to measure with.
@@ -52,9 +53,10 @@ def measure(model: SafeModel, samples: Sequence[Sample], config: OutcomesConfig)
     long = next((sample for sample in reversed(prompts) if sample.audio is not None), prompts[-1])
     return LatencyProfile(
         **audio,
-        **_model(passes, prompts[0], long, repeats),
+        **(timed := _model(passes, prompts[0], long, repeats)),
         gate_ms=_gate(repeats),
         machine=f"{platform.machine()} {platform.system()}, {_processor()}",
+        budget_ms=_budgets(passes, long, timed["fusion_ms"], repeats),
     )
 
 
@@ -149,6 +151,34 @@ def _model(passes: Passes, short: Sample, long: Sample, repeats: int) -> dict[st
         "prompt_tokens": lengths[1],
         "answer_token_ms": max(answer - times[1], 0.0) / (_LONG_ANSWER - 1),
     }
+
+
+def _budgets(passes: Passes, sample: Sample, fusion_ms: float, repeats: int) -> dict[str, float]:
+    """Return what projector and fusion take with each token budget.
+
+    Tokens cost microseconds, a pass milliseconds: only the adapter is timed, in turns, and its differences are added to
+    `fusion_ms`. More tokens never cost less; noise that says so is averaged away (isotonic regression).
+    """
+    import torch
+    from scipy.optimize import isotonic_regression
+
+    model, budgets = passes.model, passes.config.budgets
+    if not budgets or sample.audio is None:
+        return {}
+    inputs, audio = model.inputs([sample]), passes.encode([sample]).to(model.device)
+    hears = inputs["attention_mask"].bool()
+    choices = sorted({*budgets, model.config.projector.tokens})
+    times = np.empty((_TURNS * repeats, len(choices)))
+    with torch.no_grad():
+        hidden = model.base.get_input_embeddings()(inputs["input_ids"])
+        for turn in times:
+            for place, budget in enumerate(choices):
+                start = time.perf_counter()
+                model.adapter(hidden, audio, 1.0, hears, budget).sum().item()  # a number: the device has finished
+                turn[place] = (time.perf_counter() - start) * 1e3
+    medians = isotonic_regression(np.median(times, axis=0)).x
+    less = dict(zip(choices, medians - medians[-1], strict=True))  # than all tokens take
+    return {str(budget): max(fusion_ms + float(less[budget]), 0.0) for budget in budgets}
 
 
 def _gate(repeats: int) -> float:

@@ -12,6 +12,8 @@ from supervised.errors import CheckpointError
 
 CLIP = 10.0
 _ROWS_AT_ONCE = 4096
+_MOST_ROWS, _BLOCK = 262_144, 256
+"""Rows that are measured at most, in evenly spread blocks; the mean of so many is right to a 500th of a deviation."""
 _SMALLEST_STD = 1e-6
 
 
@@ -28,20 +30,24 @@ class ObservationNormaliser:
 
     @classmethod
     def fit(cls, split: TableSplit) -> ObservationNormaliser:
-        """Measure mean and deviation of every feature that the table has; a constant dimension becomes 0."""
-        mean, std = {}, {}
+        """Measure mean and deviation of every feature that the table has; a constant dimension becomes 0.
+
+        Args:
+            split: the train rows; of more than 262,144 as many are measured, spread evenly.
+        """
+        mean, std, measured = {}, {}, _measured(len(split))
         for name, column in split.features.items():
             if not column.shape[1]:
                 continue
             shift = column[:1].astype(np.float64)  # sums of squares around a value of the data lose no digits
             total = np.zeros(column.shape[1])
             squares = np.zeros(column.shape[1])
-            for first in range(0, len(column), _ROWS_AT_ONCE):
-                rows = column[first : first + _ROWS_AT_ONCE].astype(np.float64) - shift
+            for first in range(0, len(measured), _ROWS_AT_ONCE):
+                rows = column[measured[first : first + _ROWS_AT_ONCE]].astype(np.float64) - shift
                 total += rows.sum(axis=0)
                 squares += np.square(rows).sum(axis=0)
-            average = total / len(column)
-            deviation = np.sqrt(np.maximum(squares / len(column) - np.square(average), 0.0))
+            average = total / len(measured)
+            deviation = np.sqrt(np.maximum(squares / len(measured) - np.square(average), 0.0))
             mean[name] = average + shift[0]
             std[name] = np.where(deviation > _SMALLEST_STD, deviation, 1.0)
         return cls(mean, std)
@@ -93,3 +99,11 @@ class ObservationNormaliser:
         return cls(
             {name: tensors[f"mean.{name}"] for name in widths}, {name: tensors[f"std.{name}"] for name in widths}
         )
+
+
+def _measured(rows: int) -> np.ndarray:
+    """Return the rows to measure, int64 [at most _MOST_ROWS], ascending."""
+    if rows <= _MOST_ROWS:
+        return np.arange(rows)
+    blocks = np.linspace(0, rows - _BLOCK, _MOST_ROWS // _BLOCK).astype(np.int64)
+    return (blocks[:, None] + np.arange(_BLOCK)).ravel()

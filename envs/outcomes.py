@@ -1,4 +1,6 @@
-"""Reading outcome tables (format v1): memory-mapped features, small columns, and the jsonl rows on demand.
+"""Reading outcome tables (format v1): features by row, small columns, and the jsonl rows on demand.
+
+Files are memory-mapped; those of a table that is too large to become resident are read by rows instead.
 
 table = OutcomeTable.open("runs/demo/table")
 train = table.split("train")
@@ -17,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from envs.mapped import map_tensors
+from envs.mapped import StoredTensor, line_edges, map_tensors, read_bytes, stored_tensors
 from envs.table_checks import check_part, check_records, parse_record
 from envs.table_format import FEATURES, HEADER, TABLE_SPLITS, Header, first_difference, read_header
 from envs.table_writer import TableWriter
@@ -25,6 +27,9 @@ from supervised.errors import TableError
 from supervised.files import sha256_file
 
 __all__ = ["FeatureColumn", "OutcomeTable", "TableSplit", "TableWriter"]
+
+_MAPPED_BYTES = 256 << 20
+"""Tables up to this size are gathered from their mapping, all of which may become resident memory."""
 
 
 class OutcomeTable:
@@ -66,7 +71,7 @@ class OutcomeTable:
                 raise TableError(f"{path} has a wrong checksum (not {part.sha256[:12]}...); restore it or build again.")
             if verify:
                 check_records(path.with_suffix(".jsonl"), part)
-                check_part(path, map_tensors(path), part, header, values=True)  # its own mapping: memory is given back
+                check_part(path, stored_tensors(path), part, header, values=True)
             tensors = map_tensors(path)
             check_part(path, tensors, part, header, values=False)
             parts.append(tensors)
@@ -127,7 +132,16 @@ class OutcomeTable:
 
     @cached_property
     def _split_codes(self) -> np.ndarray:
-        return np.concatenate([part["split"] for part in self.parts])  # [N]
+        return self.gather("split", np.arange(len(self)))  # [N]
+
+    @cached_property
+    def _stored(self) -> dict[str, StoredTensor] | None:
+        """The tensors over all parts, to be read by rows; None: the table is small enough for its mapping."""
+        paths = [self.directory / part.file for part in self.header.parts]
+        if sum(path.stat().st_size for path in paths) <= _MAPPED_BYTES:
+            return None
+        parts = [stored_tensors(path) for path in paths]
+        return {name: StoredTensor.joined([part[name] for part in parts]) for name in self.parts[0]}
 
     @property
     def splits(self) -> dict[str, int]:
@@ -152,6 +166,8 @@ class OutcomeTable:
     def gather(self, name: str, rows: np.ndarray) -> np.ndarray:
         """Return the rows [m] of a tensor as a fresh array [m, ...], in the order asked for."""
         rows = np.asarray(rows, dtype=np.int64)
+        if self._stored is not None:
+            return self._stored[name][rows]
         if len(self.parts) == 1:
             return np.asarray(self.parts[0][name][rows])
         first = self.parts[0][name]
@@ -174,30 +190,28 @@ class OutcomeTable:
         value: dict[str, Any] = {"id": f"row-{row}", "question": "", "answers": [], "type": "", "predictions": []}
         if lines is None:
             return value
-        text, edges = lines
+        path, edges = lines
         first = row - self.offsets[number]
+        start, end = edges[first : first + 2].tolist()
         try:
-            return value | parse_record(text[edges[first] : edges[first + 1]].tobytes(), self.actions)
+            return value | parse_record(read_bytes(path, start, end - start), self.actions)
         except TableError as error:
-            path = (self.directory / self.header.parts[number].file).with_suffix(".jsonl")
             raise TableError(f"{path}, line {first + 1}: {error}") from error
 
-    def _record_lines(self, number: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return a part's jsonl file, mapped, and where its lines begin and end; None when the table has none."""
+    def _record_lines(self, number: int) -> tuple[Path, np.ndarray] | None:
+        """Return a part's jsonl file, and where its lines begin and end; None when the table has none."""
         if number not in self._lines:
             part = self.header.parts[number]
-            path = (self.directory / part.file).with_suffix(".jsonl")
+            path = (self.directory / part.file).with_suffix(".jsonl").absolute()
             if not path.is_file() and part.records_sha256 is None:
                 self._lines[number] = None  # a table made elsewhere, without its rows in words
                 return None
             check_records(path, part)
-            text = np.memmap(path, dtype=np.uint8, mode="r")
-            ends = np.flatnonzero(text == ord("\n")) + 1
-            self._lines[number] = text, np.unique(np.concatenate([[0], ends, [len(text)]]))
+            self._lines[number] = path, line_edges(path)
         return self._lines[number]
 
     @cached_property
-    def _lines(self) -> dict[int, tuple[np.ndarray, np.ndarray] | None]:
+    def _lines(self) -> dict[int, tuple[Path, np.ndarray] | None]:
         return {}
 
 

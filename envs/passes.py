@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from envs.actions import Action
+from envs.actions import Action, action_names, action_tokens
 from envs.config import OutcomesConfig
 from envs.cost import LatencyProfile
 from envs.features import (
@@ -31,8 +31,6 @@ from supervised.errors import DataError
 if TYPE_CHECKING:
     from supervised.encoder import AudioFeatures
     from supervised.safe_model import SafeModel
-
-ACTIONS = tuple(action.name.lower() for action in Action)
 
 
 @dataclass
@@ -58,7 +56,7 @@ class BasePass:
 
 @dataclass
 class UsePass:
-    """What base and adapter say to the same batch."""
+    """What base and adapter say to the same batch, under one of the paying actions."""
 
     answers: list[str]
     score: np.ndarray
@@ -66,11 +64,18 @@ class UsePass:
 
 
 class Passes:
-    """Runs a model over batches of samples under one configuration and one latency profile."""
+    """Runs a model over batches of samples under one configuration and one latency profile.
+
+    Raises:
+        ConfigError: a budget asks for more audio tokens than the adapter makes.
+    """
 
     def __init__(self, model: SafeModel, config: OutcomesConfig, profile: LatencyProfile) -> None:
         self.model, self.config, self.profile = model, config, profile
         self.rate: int = model.encoder.rate
+        model.config.projector.require("outcomes.budgets", config.budgets)
+        self.actions = action_names(config.budgets)
+        self.tokens = action_tokens(config.budgets, model.config.projector.tokens)
 
     def load(self, sample: Sample, clips: dict[object, tuple[object, Waveform]] | None = None) -> Sample:
         """Return the sample with its picture and clip in memory, the clip at the encoder's rate.
@@ -129,7 +134,7 @@ class Passes:
                 self.model,
                 inputs,
                 getattr(images, "pooler_output", None),
-                hidden,
+                output.hidden_states[0][0] if router else hidden,  # before the first layer: no pass is needed for it
                 [sample.image is not None for sample in samples],
             ),
             "audio_preview": self._previews(samples, audio),
@@ -149,17 +154,30 @@ class Passes:
             latency_ms=self._latency(samples, prompt, [lengths], Action.SKIP),
         )
 
-    def use(self, base: BasePass, audio: AudioFeatures) -> UsePass:
-        """Run base and adapter over the batch of a base pass, with the picture's features of that pass."""
+    def uses(self, base: BasePass, audio: AudioFeatures) -> list[UsePass]:
+        """Run every paying action over the batch of a base pass; the clips are projected once for all of them."""
+        if self.config.budgets:
+            audio = self.model.project(audio)
+        return [self.use(base, audio, action) for action in range(Action.USE, len(self.actions))]
+
+    def use(self, base: BasePass, audio: AudioFeatures, action: int = Action.USE) -> UsePass:
+        """Run base and adapter over the batch of a base pass, with the picture's features of that pass.
+
+        Args:
+            base: The base pass.
+            audio: What the encoder heard.
+            action: USE, or USE with another token budget.
+        """
+        budget = self.tokens[action] if self.config.budgets else None
         output = self.model.generate(
-            base.inputs, audio=audio, images=base.images, max_new_tokens=self.config.max_new_tokens
+            base.inputs, audio=audio, images=base.images, max_new_tokens=self.config.max_new_tokens, budget=budget
         )
         answers = self.model.decode(output, base.inputs)
         lengths = answer_lengths(output.sequences[:, base.inputs["input_ids"].shape[1] :], self._end_ids())
         return UsePass(
             answers,
             _scores(answers, base.samples),
-            self._latency(base.samples, base.prompt_tokens, [base.new_tokens, lengths], Action.USE),
+            self._latency(base.samples, base.prompt_tokens, [base.new_tokens, lengths], Action.USE, budget),
         )
 
     @property
@@ -173,7 +191,12 @@ class Passes:
         return np.asarray(audio.embedding.float().cpu().numpy(), dtype=np.float32)
 
     def _latency(
-        self, samples: Sequence[Sample], prompt: np.ndarray, new_tokens: Sequence[np.ndarray], action: Action
+        self,
+        samples: Sequence[Sample],
+        prompt: np.ndarray,
+        new_tokens: Sequence[np.ndarray],
+        action: Action,
+        budget: int | None = None,
     ) -> np.ndarray:
         values = []
         for row, sample in enumerate(samples):
@@ -186,6 +209,7 @@ class Passes:
                     action,
                     self.config.cost_mode,
                     self.config.preview,
+                    budget,
                 )
             )
         return np.array(values, dtype=np.float32)

@@ -57,12 +57,6 @@ class RewardTerms:
         weight = np.float32(self.alpha if alpha is None else alpha)
         return np.asarray(self.free - weight * self.extra_latency, dtype=np.float32)
 
-    def of(self, indices: np.ndarray, actions: np.ndarray, alpha: float | None = None) -> np.ndarray:
-        """Return the reward of one action per index, float32 [m]."""
-        weight = np.float32(self.alpha if alpha is None else alpha)
-        rewards = self.free[indices, actions] - weight * self.extra_latency[indices, actions]
-        return np.asarray(rewards, dtype=np.float32)
-
 
 def cost_matrix(score: np.ndarray, retention_set: np.ndarray, rates: np.ndarray) -> np.ndarray:
     """Return the cost of every action on every retention set, float32 [n, K, A].

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from envs.mapped import Tensors
 from envs.table_format import COLUMNS, FEATURE_DTYPES, TABLE_SPLITS, Header, Part
 from supervised.errors import TableError
 from supervised.files import sha256_file
@@ -16,7 +17,7 @@ from supervised.files import sha256_file
 _ROWS_AT_ONCE = 4096
 
 
-def check_part(path: Path, tensors: dict[str, np.ndarray], part: Part, header: Header, values: bool) -> None:
+def check_part(path: Path, tensors: Tensors, part: Part, header: Header, values: bool) -> None:
     """Check the tensors of a part against the header of its table.
 
     Raises:

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
-from agents.config import CurriculumConfig, LagrangianConfig, PPOConfig
+from agents.config import (
+    CertifyConfig,
+    CurriculumConfig,
+    DistillConfig,
+    ExactConfig,
+    LagrangianConfig,
+    PPOConfig,
+    SmoothingConfig,
+)
 from envs.config import OutcomesConfig, RewardConfig
+from safe_rl.tune_config import TuneConfig
 from supervised.config import DataConfig, ModelConfig, StageAConfig
 from supervised.demo.config import PretrainConfig
 from supervised.errors import ConfigError
+
+LEARNED = {"ppo": "ppo_lagrangian", "exact": "exact_gradient"}
+"""Agent -> name of its policies in the figures of a run."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +57,17 @@ class RunConfig:
     stage_a: StageAConfig = field(default_factory=StageAConfig)
     outcomes: OutcomesConfig = field(default_factory=OutcomesConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
+    agent: Literal["ppo", "exact"] = "ppo"
+    """Who learns: PPO under a Lagrangian, or the exact gradient of the expected reward under the same."""
     ppo: PPOConfig = field(default_factory=PPOConfig)
+    exact: ExactConfig = field(default_factory=ExactConfig)
+    smoothing: SmoothingConfig = field(default_factory=SmoothingConfig)
     lagrangian: LagrangianConfig = field(default_factory=LagrangianConfig)
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     pareto: ParetoConfig = field(default_factory=ParetoConfig)
+    tune: TuneConfig = field(default_factory=TuneConfig)
+    certify: CertifyConfig = field(default_factory=CertifyConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     total_timesteps: int = 100_000
     """Questions that each policy is trained on, with repetition."""
     seeds: int = 5
@@ -68,6 +88,19 @@ class RunConfig:
         for name in ("run_dir", "table"):
             if getattr(self, name) == "":
                 raise ConfigError(f"{name} is empty; give the path of a folder or leave it out.")
+
+
+@dataclass(frozen=True)
+class TuneRun(RunConfig):
+    """A run, and which of the trials of its study to build again."""
+
+    trial: int | None = None
+    """Number of a trial to train again and compare with what is stored; null: run the study."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.trial is not None and self.trial < 0:
+            raise ConfigError(f"trial must be the number of a trial, got {self.trial}; leave it out to run the study.")
 
 
 @dataclass(frozen=True)

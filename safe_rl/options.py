@@ -42,6 +42,20 @@ def parse(config_type: type[Config], argv: list[str], program: str, description:
     return config
 
 
+def from_dict(config_type: type[Config], tree: dict[str, Any]) -> Config:
+    """Return the configuration that `to_dict` took apart.
+
+    Raises:
+        ConfigError: a key is unknown or a value is not allowed, as in a tree of another version.
+    """
+    parser = _parser(config_type, "", "")
+    try:
+        instances = parser.instantiate(parser.parse_object(tree))
+    except ArgumentError as error:
+        raise ConfigError(f"{_explain(error, config_type)}; it was written by another version.") from error
+    return config_type(**{name: getattr(instances, name) for name in get_type_hints(config_type)})
+
+
 def check_yaml(path: str, config_type: type) -> None:
     """Refuse a YAML file that is not a tree of known keys, each given once.
 

@@ -8,7 +8,6 @@ python -m safe_rl.pareto --table path/to/table --run_dir runs/mine
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,15 +45,15 @@ def pareto(config: RunConfig) -> None:
         check_splits(table)
         claim_cells(place, config, table)
         cells = train_cells(table, config, place)
-        sweep = {alpha: _judge(table, config, cells, alpha) for alpha in sorted(config.pareto.alphas)}
+        sweep = _judge(table, config, cells)
         write_csv(place / "pareto.csv", sweep)
-        _draw(place / "pareto.png", sweep, config.pareto.seeds)
+        _draw(place, sweep, config.pareto.seeds)
         _write_metrics(place / "metrics.json", table, sweep, seeds)
         folder.finish()
     _tell(sweep)
     for warning in filter(None, [short_curriculum(config), *warnings_of(cells)]):
         print(f"warning: {warning}", file=sys.stderr)
-    print(f"Curve: {place / 'pareto.png'}, figures: {place / 'pareto.csv'}")
+    print(f"Curve: {place / 'pareto.png'} and {place / 'pareto.html'}, figures: {place / 'pareto.csv'}")
 
 
 def write_csv(path: Path, sweep: dict[float, Comparison]) -> None:
@@ -77,25 +76,35 @@ def write_csv(path: Path, sweep: dict[float, Comparison]) -> None:
     write_text(path, text.getvalue())
 
 
-def _judge(table: OutcomeTable, config: RunConfig, cells: dict[Cell, Path], alpha: float) -> Comparison:
+def _judge(table: OutcomeTable, config: RunConfig, cells: dict[Cell, Path]) -> dict[float, Comparison]:
+    """Judge the policies of every alpha, and the baselines at it, in the order of alpha."""
     import numpy as np
 
     from agents.gate_policy import load_policy
-    from safe_rl.comparison import compare
+    from safe_rl.comparison import Judge
 
+    judge = Judge(table, config.reward)
     rows = table.split("test").observation(slice(None))
-    decisions = [load_policy(folder).decide(rows) for (price, _), folder in cells.items() if price == alpha]
-    return compare(table, replace(config.reward, alpha=alpha), np.stack(decisions))
+    sweep = {}
+    for alpha in sorted(config.pareto.alphas):
+        judge.set_alpha(alpha)
+        sweep[alpha] = judge.compare(
+            np.stack([load_policy(folder).decide(rows) for (price, _), folder in cells.items() if price == alpha])
+        )
+    return sweep
 
 
-def _draw(path: Path, sweep: dict[float, Comparison], seeds: int) -> None:
+def _draw(place: Path, sweep: dict[float, Comparison], seeds: int) -> None:
+    """Draw the sweep twice: a PNG to print, and an HTML file that shows every figure."""
+    from safe_rl.interactive import draw_interactive
     from safe_rl.pictures import draw_pareto
 
     curves = {name: [policies[name] for policies in sweep.values()] for name in MOVING}
     first = next(iter(sweep.values()))
     points = {name: first[name] for name in ("always", "never")}
     title = f"The price of latency: {len(sweep)} alphas, {seeds} seed{'s' if seeds > 1 else ''}, test split"
-    draw_pareto(curves, points, path, title)
+    draw_pareto(curves, points, place / "pareto.png", title)
+    draw_interactive(curves, points, place / "pareto.html", title, [f"alpha {alpha:g}" for alpha in sweep])
 
 
 def _write_metrics(path: Path, table: OutcomeTable, sweep: dict[float, Comparison], seeds: list[int]) -> None:

@@ -6,6 +6,7 @@ What is there is reused only if it comes from the same configuration, data and a
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from safe_rl.config import RunConfig
 from safe_rl.determinism import prepare
 from safe_rl.options import existing_folder, to_dict
 from safe_rl.run_folder import RunFolder
+from supervised.config import StageAConfig
 from supervised.demo import BASE, ENCODER
 from supervised.errors import CheckpointError, ConfigError, TableError
 from supervised.files import sha256_file
@@ -30,7 +32,7 @@ def check_inputs(config: RunConfig) -> None:
     """Refuse, before anything long begins, inputs that are not there and a run folder of another configuration.
 
     Raises:
-        ConfigError: a file or folder of the configuration does not exist.
+        ConfigError: a file or folder of the configuration does not exist, or a token budget is above the tokens.
         CheckpointError: the run folder holds the adapter of another configuration.
         TableError: the run folder holds the table of another configuration.
     """
@@ -39,6 +41,7 @@ def check_inputs(config: RunConfig) -> None:
             config.table, "table", "give the folder of an outcome table, or leave --table out to build one."
         )
         return
+    config.model.projector.require("outcomes.budgets", config.outcomes.budgets)
     if config.data.recordings is not None:
         remedy = "give the folder of ESC-10 or ESC-50 with --data.recordings DIR, or null for synthesised sounds."
         existing_folder(config.data.recordings, "data.recordings", remedy)
@@ -105,7 +108,8 @@ def _train_adapter(config: RunConfig, artefact: Artefact) -> None:
     train, validation = (open_split(config.data, split) for split in ("adapter", "validation"))
     model = SafeModel.attach(config.model)
     show = sys.stderr.isatty()  # bars in a log file are noise
-    result = train_stage_a(model, train, validation, config.stage_a, artefact.folder, resume=True, progress=show)
+    settings = _stage_a(config)
+    result = train_stage_a(model, train, validation, settings, artefact.folder, resume=True, progress=show)
     figures = {name: value for name, value in to_dict(result).items() if name != "adapter"}
     artefact.finish({"adapter_sha256": folder_sha256(result.adapter), "result": figures})
     print(
@@ -167,10 +171,24 @@ def _model_origin(config: RunConfig) -> dict[str, Any]:
 
 def _adapter_origin(config: RunConfig) -> dict[str, Any]:
     data = {key: value for key, value in _data_origin(config).items() if key not in ("train", "calibration", "test")}
-    stage_a = {key: value for key, value in to_dict(config.stage_a).items() if key != "checkpoint_every"}
-    return {"data": data, "model": _model_origin(config), "stage_a": stage_a}
+    stage_a = {key: value for key, value in to_dict(_stage_a(config)).items() if key != "checkpoint_every"}
+    return {"data": data, "model": _model_origin(config), "stage_a": _without_empty_budgets(stage_a)}
 
 
 def _table_origin(config: RunConfig) -> dict[str, Any]:
     outcomes = {key: value for key, value in to_dict(config.outcomes).items() if key not in SPEED_ONLY}
-    return {"data": _data_origin(config), "model": _model_origin(config), "outcomes": outcomes}
+    return {
+        "data": _data_origin(config),
+        "model": _model_origin(config),
+        "outcomes": _without_empty_budgets(outcomes),
+    }
+
+
+def _stage_a(config: RunConfig) -> StageAConfig:
+    """Return the settings of Stage A; unless it names token budgets of its own, it trains for those of the table."""
+    return replace(config.stage_a, budgets=config.stage_a.budgets or config.outcomes.budgets)
+
+
+def _without_empty_budgets(origin: dict[str, Any]) -> dict[str, Any]:
+    """Return the origin as it was before there were budgets, where there are none."""
+    return {key: value for key, value in origin.items() if key != "budgets" or value}

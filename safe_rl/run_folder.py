@@ -30,7 +30,17 @@ from supervised.files import write_json, write_text
 if TYPE_CHECKING:
     from supervised.events import EventWriter
 
-PACKAGES = ("safe-rl-audio", "torch", "transformers", "peft", "gymnasium", "stable-baselines3", "numpy", "safetensors")
+PACKAGES = (
+    "safe-rl-audio",
+    "torch",
+    "transformers",
+    "peft",
+    "gymnasium",
+    "stable-baselines3",
+    "optuna",
+    "numpy",
+    "safetensors",
+)
 
 
 class RunFolder:
@@ -62,7 +72,7 @@ class RunFolder:
             "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
             "hashes": {},
             "git": _git(),
-            "versions": {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()},
+            "versions": versions(),
             "machine": {
                 "system": platform.platform(),
                 "processor": platform.machine(),
@@ -144,6 +154,11 @@ class RunFolder:
 def _whole(line: str) -> bool:
     """Whether a line was written to its end; a kill may have cut the last one."""
     return line.startswith("{") and line.endswith("}")
+
+
+def versions() -> dict[str, str | None]:
+    """Return the version of everything that a figure may depend on."""
+    return {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()}
 
 
 def _now() -> str:

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache, partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 from safe_rl.artefact import claim, refuse_stranger
 from safe_rl.command import explain
 from safe_rl.config import RunConfig
-from safe_rl.options import to_dict
-from safe_rl.training import MATTERS, finished, given_table, trained
+from safe_rl.training import finished, given_table, outcome_model, trained, what_matters
 from supervised.errors import ConfigError, SafeError
 
 if TYPE_CHECKING:
@@ -62,8 +62,7 @@ def train_cells(table: OutcomeTable, config: RunConfig, place: Path) -> dict[Cel
     workers = min(config.pareto.workers, len(missing))
     with tqdm(total=len(cells), initial=len(cells) - len(missing), desc="pareto", unit="policy", disable=None) as bar:
         if workers <= 1:
-            for cell, folder in missing:
-                _train(table, config, cell, folder)
+            for _ in _in_turn(table, config, missing):
                 bar.update()
         else:
             for _ in _by_workers(table.directory, config, missing, workers):
@@ -79,9 +78,12 @@ def warnings_of(cells: dict[Cell, Path]) -> Iterator[str]:
             yield f"alpha {alpha:g}, seed {seed}: {provenance['warning']}"
 
 
-def _train(table: OutcomeTable, config: RunConfig, cell: Cell, folder: Path) -> None:
-    alpha, seed = cell
-    trained(table, replace(config, reward=replace(config.reward, alpha=alpha)), seed, folder)
+def _in_turn(table: OutcomeTable, config: RunConfig, cells: list[tuple[Cell, Path]]) -> Iterator[None]:
+    """Train cells one after the other, on one model of the outcomes, and yield once per finished cell."""
+    model = cache(partial(outcome_model, table, config))
+    for (alpha, seed), folder in cells:
+        trained(table, replace(config, reward=replace(config.reward, alpha=alpha)), seed, folder, model=model)
+        yield
 
 
 def _by_workers(table: Path, config: RunConfig, missing: list[tuple[Cell, Path]], workers: int) -> Iterator[None]:
@@ -133,8 +135,7 @@ def _work(parent: Connection, table: Path, config: RunConfig, cells: list[tuple[
     torch.set_num_threads(1)
     try:
         opened = OutcomeTable.open(table)
-        for cell, folder in cells:
-            _train(opened, config, cell, folder)
+        for _ in _in_turn(opened, config, cells):
             parent.send(None)
     except Exception as error:
         line = explain(error, config.run_dir)
@@ -154,6 +155,6 @@ def _no_interrupts() -> Iterator[None]:
 
 def _origin(config: RunConfig) -> dict[str, Any]:
     """Return what makes a cell what it is, beside alpha and seed."""
-    origin = {name: to_dict(getattr(config, name)) for name in MATTERS}
+    origin = what_matters(config)
     del origin["reward"]["alpha"]
     return origin

@@ -7,32 +7,20 @@ python -m safe_rl.train_policy --table path/to/table --run_dir runs/mine --seeds
 
 from __future__ import annotations
 
-import json
 import sys
-from pathlib import Path
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from safe_rl.command import run
-from safe_rl.config import RunConfig
+from safe_rl.config import LEARNED, RunConfig
+from safe_rl.decisions import write_decisions
 
 if TYPE_CHECKING:
     import numpy as np
 
     from envs.outcomes import OutcomeTable
-    from safe_rl.comparison import Comparison
+    from safe_rl.comparison import Comparison, Report
     from safe_rl.run_folder import RunFolder
-
-UNITS = {
-    "accuracy": "mean score, as a fraction",
-    "audio_accuracy": "mean score on questions that need audio, as a fraction",
-    "retention_score": "mean score on questions that need none, as a fraction",
-    "drop": "the base's score minus the achieved one on questions that need none, as a fraction: 0.003 is 0.3 points",
-    "harm": "share of questions that need none where the base was right and the achieved answer is wrong",
-    "usage": "share of questions on which audio is used",
-    "latency_ms": "milliseconds per question",
-    "utility": "mean reward at the final alpha and gamma",
-    "audio_gain_share": "gain in audio_accuracy over never, as a share of the gain of always",
-}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -64,11 +52,11 @@ def train_policy(config: RunConfig) -> None:
             warnings.insert(0, "with gate 0 this model is not the base to the bit; do not ship it.")
         from safe_rl.comparison import compare
 
-        policies = compare(table, config.reward, decisions)
-        _write_decisions(folder.path / "decisions.jsonl", table, decisions, chances)
-        folder.finish(_metrics(config, table, policies, seeds, warnings))
+        report = compare(table, config.reward, decisions, chances, LEARNED[config.agent])
+        write_decisions(folder.path / "decisions.jsonl", table.split("test"), decisions, chances)
+        folder.finish(_metrics(config, table, report, seeds, warnings))
         artefact.finish({"seeds": seeds})
-        _tell(config, folder, policies, warnings)
+        _tell(config, folder, report.policies, warnings)
 
 
 def _train_seeds(
@@ -78,23 +66,24 @@ def _train_seeds(
     import numpy as np
     from tqdm import tqdm
 
-    from safe_rl.training import finished, steps_done, trained
+    from safe_rl.training import finished, outcome_model, steps_done, steps_of, trained
 
+    model, total = cache(partial(outcome_model, table, config)), steps_of(config)
     rows = table.split("test").observation(slice(None))
     decisions, chances, warnings = [], [], []
     for seed in seeds:
         place, part = folder.path / "policies" / f"seed-{seed}", f"seed-{seed}"
         done = 0 if finished(place) else steps_done(place)
-        with tqdm(total=config.total_timesteps, initial=done, desc=part, unit="step", disable=None) as bar:
+        with tqdm(total=total, initial=done, desc=part, unit="step", disable=None) as bar:
             if not finished(place):
                 folder.rewind(part, done)
 
             def record(step: int, values: dict[str, float], part: str = part, bar: Any = bar) -> None:
                 folder.record(step, {name: value for name, value in values.items() if name != "step"}, part)
-                bar.update(min(step, config.total_timesteps) - bar.n)
+                bar.update(min(step, total) - bar.n)
 
-            policy, told = trained(table, config, seed, place, record)
-            bar.update(config.total_timesteps - bar.n)
+            policy, told = trained(table, config, seed, place, record, model)
+            bar.update(total - bar.n)
         decisions.append(policy.decide(rows))
         chances.append(policy.use_probability(rows))
         if told.get("warning"):
@@ -102,35 +91,21 @@ def _train_seeds(
     return np.stack(decisions), np.stack(chances), warnings
 
 
-def _write_decisions(path: Path, table: OutcomeTable, decisions: np.ndarray, chances: np.ndarray) -> None:
-    """Write one line per test question, with one entry per seed."""
-    from supervised.files import write_text
-
-    lines = (
-        json.dumps({"id": str(name), "use_probability": chance, "action": action})
-        for name, chance, action in zip(
-            table.split("test").ids, chances.T.astype(float).round(6).tolist(), decisions.T.tolist(), strict=True
-        )
-    )
-    write_text(path, "\n".join(lines) + "\n")
-
-
 def _metrics(
-    config: RunConfig, table: OutcomeTable, policies: Comparison, seeds: list[int], warnings: list[str]
+    config: RunConfig, table: OutcomeTable, report: Report, seeds: list[int], warnings: list[str]
 ) -> dict[str, Any]:
     """Return what `metrics.json` holds."""
     return {
         "seeds": seeds,
         "gate_zero_bit_exact": table.provenance.get("gate_zero_bit_exact"),
-        "policies": policies,
-        "share_of_audio_gain": policies["ppo_lagrangian"].get("audio_gain_share"),
+        **report.as_json(),
+        "share_of_audio_gain": report.policies[LEARNED[config.agent]].get("audio_gain_share"),
         "alpha": config.reward.alpha,
         "gamma": config.reward.gamma,
         "limit": config.lagrangian.limit,
         "total_timesteps": config.total_timesteps,
         "table_sha256": table.fingerprint,
         "test_questions": len(table.split("test")),
-        "units": UNITS,
         "warnings": warnings,
     }
 
@@ -144,7 +119,7 @@ def _tell(config: RunConfig, folder: RunFolder, policies: Comparison, warnings: 
     title = f"Accuracy against latency, test split, alpha {config.reward.alpha:g}, {seeds}"
     draw_policies(policies, folder.path / "accuracy_latency.png", title)
     show(policies, f"Test split, {seeds}, alpha {config.reward.alpha:g}, 95 % intervals below the means")
-    if share := policies["ppo_lagrangian"].get("audio_gain_share"):
+    if share := policies[LEARNED[config.agent]].get("audio_gain_share"):
         print(f"The policy keeps {100 * share['mean']:.0f} % of what always listening gains on audio questions.")
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)

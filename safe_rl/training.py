@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agents.config import AgentConfig
 from safe_rl.artefact import Artefact, claim, refuse_stranger
 from safe_rl.config import RunConfig
 from safe_rl.determinism import prepare
@@ -16,6 +17,7 @@ from supervised.files import sha256_file
 
 if TYPE_CHECKING:
     from agents.gate_policy import GatePolicy
+    from agents.outcome_model import OutcomeModel
     from envs.outcomes import OutcomeTable
 
 Record = Callable[[int, dict[str, float]], None]
@@ -23,8 +25,11 @@ Record = Callable[[int, dict[str, float]], None]
 
 NEEDED = {"train": "to learn from", "validation": "to choose a policy by", "test": "to judge it on"}
 """Splits without which a policy cannot be trained and judged."""
-MATTERS = ("ppo", "lagrangian", "curriculum", "reward", "total_timesteps")
-"""Sections that change what a policy learns, beside table and seed."""
+MATTERS = {
+    "ppo": ("agent", "ppo", "smoothing", "lagrangian", "curriculum", "reward", "total_timesteps"),
+    "exact": ("agent", "exact", "smoothing", "lagrangian", "reward"),
+}
+"""Agent -> keys that change what its policy learns, beside table and seed."""
 
 
 def check_policies(folder: Path, config: RunConfig) -> None:
@@ -82,7 +87,7 @@ def check_splits(table: OutcomeTable) -> None:
 def short_curriculum(config: RunConfig) -> str | None:
     """Return one line if no rollout begins at the final alpha, so that the multiplier never moves; else None."""
     rollout = config.ppo.num_envs * config.ppo.n_steps
-    if (config.total_timesteps - 1) // rollout * rollout >= config.curriculum.steps:
+    if config.agent != "ppo" or (config.total_timesteps - 1) // rollout * rollout >= config.curriculum.steps:
         return None
     return (
         f"alpha still grew when training ended, and the multiplier waits until it is final: curriculum.steps is "
@@ -91,12 +96,51 @@ def short_curriculum(config: RunConfig) -> str | None:
     )
 
 
+def what_matters(config: RunConfig) -> dict[str, Any]:
+    """Return the part of the configuration that changes what a policy learns."""
+    return {name: to_dict(getattr(config, name)) for name in MATTERS[config.agent]}
+
+
+def agent_config(config: RunConfig) -> AgentConfig:
+    """Return what makes one agent of the run."""
+    return AgentConfig(
+        agent=config.agent,
+        ppo=config.ppo,
+        exact=config.exact,
+        smoothing=config.smoothing,
+        lagrangian=config.lagrangian,
+        curriculum=config.curriculum,
+        reward=config.reward,
+        total_timesteps=config.total_timesteps,
+    )
+
+
+def steps_of(config: RunConfig) -> int:
+    """Return the steps of one agent's training."""
+    return config.total_timesteps if config.agent == "ppo" else config.exact.steps
+
+
+def outcome_model(table: OutcomeTable, config: RunConfig) -> OutcomeModel | None:
+    """Return the model of the train rows' outcomes that all agents of the run can share; None where there is none."""
+    from agents.outcome_model import OutcomeModel
+    from envs.batch import OutcomeBatches
+
+    if config.smoothing.trees == 0:
+        return None
+    return OutcomeModel(OutcomeBatches(table.split("train"), config.reward), config.smoothing)
+
+
 def _origin(config: RunConfig) -> dict[str, Any]:
-    return {name: to_dict(getattr(config, name)) for name in MATTERS} | {"seeds": config.seeds}
+    return what_matters(config) | {"seeds": config.seeds}
 
 
 def trained(
-    table: OutcomeTable, config: RunConfig, seed: int, folder: Path, record: Record | None = None
+    table: OutcomeTable,
+    config: RunConfig,
+    seed: int,
+    folder: Path,
+    record: Record | None = None,
+    model: Callable[[], OutcomeModel | None] | None = None,
 ) -> tuple[GatePolicy, dict[str, Any]]:
     """Return the policy of one seed and what is known about it; train it, or go on training it, if it is not there.
 
@@ -106,8 +150,8 @@ def trained(
         seed: of the policy.
         folder: of this policy, with the checkpoint of an unfinished one below it.
         record: called after every rollout.
+        model: gives that of `outcome_model`, where several policies share it; None: it is fitted here.
     """
-    from agents.config import AgentConfig
     from agents.gate_policy import load_policy, save_policy
     from agents.train import train_agent
 
@@ -117,11 +161,12 @@ def trained(
     agent = train_agent(
         table.split("train"),
         table.split("validation"),
-        AgentConfig(config.ppo, config.lagrangian, config.curriculum, config.reward, config.total_timesteps),
+        agent_config(config),
         seed,
         checkpoints=folder / "checkpoint",
         resume=True,
         progress=record,
+        outcome_model=model() if model is not None else None,
     )
     told = {
         "seed": seed,

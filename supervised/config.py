@@ -45,6 +45,16 @@ class DataConfig:
             )
 
 
+def check_budgets(name: str, budgets: tuple[int, ...]) -> None:
+    """Refuse token budgets that do not rise from 1 or more.
+
+    Raises:
+        ConfigError: names the setting `name`.
+    """
+    if any(budget < 1 for budget in budgets) or list(budgets) != sorted(set(budgets)):
+        raise ConfigError(f"{name} must be rising numbers >= 1, got {list(budgets)}; use e.g. [4, 8], or [] for none.")
+
+
 @dataclass(frozen=True)
 class ProjectorConfig:
     """From the audio encoder's tokens to a few tokens of the base's width."""
@@ -59,6 +69,18 @@ class ProjectorConfig:
             raise ConfigError(f"projector.tokens must be 4, 8, 12 or 16, got {self.tokens}; use e.g. 8.")
         if self.hidden is not None and self.hidden < 1:
             raise ConfigError(f"projector.hidden must be at least 1, got {self.hidden}; use e.g. 512, or leave it out.")
+
+    def require(self, name: str, budgets: tuple[int, ...]) -> None:
+        """Refuse token budgets that ask for more tokens than there are.
+
+        Raises:
+            ConfigError: names the setting `name`.
+        """
+        if budgets and max(budgets) > self.tokens:
+            raise ConfigError(
+                f"{name} has a budget of {max(budgets)} audio tokens, but model.projector.tokens is {self.tokens}; "
+                f"use budgets up to {self.tokens}, or an adapter with more tokens (at most 16)."
+            )
 
 
 @dataclass(frozen=True)
@@ -147,6 +169,8 @@ class StageAConfig:
     """Temperature of the distillation."""
     clip_norm: float = 1.0
     """Largest norm of the whole gradient."""
+    budgets: tuple[int, ...] = ()
+    """Audio tokens to get by with, one budget drawn per step; []: those of outcomes.budgets, or all tokens always."""
     eval_every: int = 200
     """Steps between two evaluations."""
     eval_samples: int = 800
@@ -175,5 +199,6 @@ class StageAConfig:
             value = getattr(self, name)
             if not 0 <= value < float("inf"):
                 raise ConfigError(f"stage_a.{name} must be at least 0 and finite, got {value}; use e.g. 0.01.")
+        check_budgets("stage_a.budgets", self.budgets)
         if self.task_weight == self.distill_weight == 0:
             raise ConfigError("stage_a.task_weight and stage_a.distill_weight are both 0; give one of them, e.g. 1.")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,8 @@ class AudioFeatures:
     """bool (B,): True where there was a clip."""
     embedding: Tensor
     """float32 (B, De): pooled, projected into the space shared with text, of length 1."""
+    spoken: Tensor | None = None
+    """float32 (B, k, D): the projector's tokens, where `SafeModel.project` has made them."""
 
     def __len__(self) -> int:
         return len(self.present)
@@ -64,7 +66,7 @@ class AudioFeatures:
         """Return the rows at `index`."""
         if not isinstance(index, (slice, Tensor)):
             index = torch.as_tensor(index, dtype=torch.long, device=self.present.device)
-        return AudioFeatures(self.tokens[index], self.mask[index], self.present[index], self.embedding[index])
+        return self._each(lambda values: values[index])
 
     def repeat(self, times: int) -> AudioFeatures:
         """Return every row `times` times in place, as `generate` does for beams."""
@@ -74,18 +76,22 @@ class AudioFeatures:
 
     def to(self, device: torch.device | str) -> AudioFeatures:
         """Return the features on `device`."""
-        return AudioFeatures(
-            self.tokens.to(device), self.mask.to(device), self.present.to(device), self.embedding.to(device)
-        )
+        return self._each(lambda values: values.to(device))
 
     @staticmethod
     def concatenate(parts: Sequence[AudioFeatures]) -> AudioFeatures:
-        """Return the rows of all `parts`, which come from one encoder."""
+        """Return the rows of all `parts`, which come from one encoder; `spoken` is left behind."""
         return AudioFeatures(
             torch.cat([part.tokens for part in parts]),
             torch.cat([part.mask for part in parts]),
             torch.cat([part.present for part in parts]),
             torch.cat([part.embedding for part in parts]),
+        )
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> AudioFeatures:
+        spoken = None if self.spoken is None else change(self.spoken)
+        return AudioFeatures(
+            change(self.tokens), change(self.mask), change(self.present), change(self.embedding), spoken
         )
 
 

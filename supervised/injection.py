@@ -32,13 +32,16 @@ class _Call:
     audio: AudioFeatures
     gate: float
     hears: Tensor  # bool (B, L): positions of the prompt that may hear
+    budget: int | None
     thread: int
     position: int = 0
     """Positions that the key-value cache holds; counted here, because a static cache does not tell without a sync."""
 
 
 @contextmanager
-def hearing(stack: Any, adapter: Adapter, audio: AudioFeatures, gate: float, hears: Tensor) -> Iterator[None]:
+def hearing(
+    stack: Any, adapter: Adapter, audio: AudioFeatures, gate: float, hears: Tensor, budget: int | None = None
+) -> Iterator[None]:
     """Within the block, calls of `stack` by this thread get prompt embeddings that contain the audio.
 
     Args:
@@ -47,13 +50,14 @@ def hearing(stack: Any, adapter: Adapter, audio: AudioFeatures, gate: float, hea
         audio: a row per row of the prompt; `generate` may repeat rows in place (beams).
         gate: in (0, 1].
         hears: bool (B, L), True for the positions of the prompt that may hear.
+        budget: audio tokens to attend to; None: all of them.
 
     Raises:
         ModelError: this thread is within such a block already, so that the audio would be fused twice.
     """
     if getattr(_HEARING, "now", False):
         raise ModelError("a call with audio started within another call with audio in one thread; end the first.")
-    call = _Call(audio, gate, hears, threading.get_ident())
+    call = _Call(audio, gate, hears, budget, threading.get_ident())
 
     # Without kwargs torch calls a hook that another thread is just adding or removing: not ours then.
     def hook(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]] | None:
@@ -85,7 +89,7 @@ def _fuse(adapter: Adapter, call: _Call, hidden: Tensor, cached: bool) -> Tensor
     if rest:
         raise ModelError(f"{len(hidden)} rows reached the text stack for {len(call.audio)} clips; give one per row.")
     hears = call.hears[:, start : start + count].repeat_interleave(times, 0)  # (B, count)
-    fused = adapter(hidden[:, :count], call.audio.repeat(times), call.gate, hears)  # (B, count, D)
+    fused = adapter(hidden[:, :count], call.audio.repeat(times), call.gate, hears, call.budget)  # (B, count, D)
     return fused if count == hidden.shape[1] else torch.cat([fused, hidden[:, count:]], 1)
 
 

@@ -3,6 +3,10 @@
 Each of the k tokens looks at the clip through a learned query (a weighted mean over the T tokens), and an MLP that
 all share, with a code per token, translates what it saw. The result has the size of the base's text embeddings
 (root mean square over the channels), whatever the clip's loudness.
+
+No token depends on another, so the first b of them are what a budget of b tokens buys, at the price of b queries. They
+are useful on their own where the training drew budgets (nested prefixes, as in Matryoshka representations,
+arXiv:2205.13147).
 """
 
 from __future__ import annotations
@@ -29,11 +33,11 @@ class AudioProjector(nn.Module):
         self.contract = nn.Linear(hidden, width)
         self.embedding_rms = embedding_rms
 
-    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Return (B, k, D) for tokens (B, T, Da) of which those with `mask` (B, T) count."""
+    def forward(self, tokens: Tensor, mask: Tensor, budget: int | None = None) -> Tensor:
+        """Return (B, k, D) for tokens (B, T, Da) of which those with `mask` (B, T) count; (B, b, D) of a budget."""
         heard = self.norm(tokens)  # (B, T, Da)
-        scores = heard @ self.queries.T / heard.shape[-1] ** 0.5  # (B, T, k)
+        scores = heard @ self.queries[:budget].T / heard.shape[-1] ** 0.5  # (B, T, k)
         weights = scores.masked_fill(~mask[..., None], MASKED).softmax(1)
         slots = weights.transpose(1, 2) @ heard  # (B, k, Da)
-        spoken = self.contract(nn.functional.gelu(self.expand(slots) + self.codes))  # (B, k, D)
+        spoken = self.contract(nn.functional.gelu(self.expand(slots) + self.codes[:budget]))  # (B, k, D)
         return self.embedding_rms * nn.functional.rms_norm(spoken, spoken.shape[-1:], eps=1e-6)

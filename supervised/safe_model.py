@@ -152,6 +152,12 @@ class SafeModel:
         arguments = {name: value for name, value in inputs.items() if name in self._image_arguments}
         return self.base.base_model.get_image_features(**arguments, return_dict=True)
 
+    @torch.no_grad()
+    def project(self, audio: AudioFeatures) -> AudioFeatures:
+        """Return `audio` with all k audio tokens made, for passes with several budgets."""
+        audio = audio.to(self.device)
+        return replace(audio, spoken=self.adapter.spoken(audio))
+
     def forward(
         self,
         inputs: Mapping[str, Any],
@@ -161,6 +167,7 @@ class SafeModel:
         images: Any = None,
         logits_to_keep: int | Tensor = 0,
         output_hidden_states: bool = False,
+        budget: int | None = None,
     ) -> Any:
         """Run the base once over whole sequences; gradients reach the adapter only.
 
@@ -172,9 +179,10 @@ class SafeModel:
             images: from `encode_images`, instead of the pixels.
             logits_to_keep: as in transformers: 0 for all positions, n for the last n, or their indices.
             output_hidden_states: also return the hidden states of all layers.
+            budget: audio tokens to attend to, the first of those that the projector makes; None: all of them.
 
         Raises:
-            ConfigError: the gate is outside [0, 1].
+            ConfigError: the gate is outside [0, 1], or the budget above the number of tokens.
             ModelError: `audio` or `prompt_mask` have another shape than `inputs`.
         """
         arguments = self._arguments(inputs, images)
@@ -184,7 +192,7 @@ class SafeModel:
             arguments["output_hidden_states"] = True
         if prompt_mask is None and inputs.get("labels") is not None:
             prompt_mask = inputs["labels"] == -100
-        with self._hearing(inputs, audio, gate, prompt_mask):
+        with self._hearing(inputs, audio, gate, prompt_mask, budget):
             return self.base(**arguments)
 
     def generate(
@@ -197,15 +205,18 @@ class SafeModel:
         num_beams: int = 1,
         use_cache: bool = True,
         output_hidden_states: bool = False,
+        budget: int | None = None,
     ) -> Any:
         """Answer greedily, or with beams; sampling is off whatever the base's own generation settings say.
+
+        Arguments as of `forward` and of transformers' `generate`.
 
         Returns:
             transformers' `GenerateDecoderOnlyOutput`: `sequences` (B, L + n), `logits` (a tuple of n tensors (B, V),
             before any processing) and, if asked for, `hidden_states` (first step: the whole prompt).
 
         Raises:
-            ConfigError: the gate is outside [0, 1].
+            ConfigError: the gate is outside [0, 1], or the budget above the number of tokens.
             ModelError: `audio` has another number of rows than `inputs`.
         """
         settings = copy.deepcopy(self.base.generation_config)
@@ -223,7 +234,7 @@ class SafeModel:
             output_logits=True,
             output_hidden_states=output_hidden_states,
         )
-        with self._hearing(inputs, audio, gate, None):
+        with self._hearing(inputs, audio, gate, None, budget):
             return self.base.generate(**self._arguments(inputs, images), generation_config=settings)
 
     def decode(self, output: Any, inputs: Mapping[str, Any]) -> list[str]:
@@ -255,11 +266,21 @@ class SafeModel:
 
     @contextmanager
     def _hearing(
-        self, inputs: Mapping[str, Any], audio: AudioFeatures | None, gate: float, prompt_mask: Tensor | None
+        self,
+        inputs: Mapping[str, Any],
+        audio: AudioFeatures | None,
+        gate: float,
+        prompt_mask: Tensor | None,
+        budget: int | None,
     ) -> Iterator[None]:
         """Let the base hear within the block; without audio, or with the gate at 0, nothing is registered."""
         if not isinstance(gate, (float, int)) or not 0 <= gate <= 1:  # a tensor would cost a sync per call
             raise ConfigError(f"gate must be a number in [0, 1], got {gate}; 0 is the base alone, 1 all of the audio.")
+        tokens = self.config.projector.tokens
+        if budget is not None and not (isinstance(budget, int) and 1 <= budget <= tokens):
+            raise ConfigError(
+                f"budget must be a number of audio tokens from 1 to {tokens}, got {budget}; leave it out for all."
+            )
         ids = inputs["input_ids"]  # (B, L)
         if audio is not None and len(audio) != len(ids):
             raise ModelError(f"{len(audio)} audio rows for {len(ids)} questions; give one per question, None for none.")
@@ -274,7 +295,7 @@ class SafeModel:
         hears = torch.ones_like(ids, dtype=torch.bool) if attended is None else attended.bool()  # (B, L)
         if prompt_mask is not None:
             hears = hears & prompt_mask.to(hears.device)
-        with hearing(self.stack, self.adapter, audio.to(self.device), float(gate), hears):
+        with hearing(self.stack, self.adapter, audio.to(self.device), float(gate), hears, budget):
             yield
 
 

@@ -3,7 +3,8 @@
     L = task_weight * CE(answer | audio, g)              questions that need audio, answer tokens only
       + distill_weight * T^2 * KL(base || safe)          retention questions with irrelevant audio, same positions
 
-The gate g rises from just above 0 to 1: at 0 the adapter is bypassed and neither term has a gradient. Into the run's
+The gate g rises from just above 0 to 1: at 0 the adapter is bypassed and neither term has a gradient. With token
+budgets a step hears only as many audio tokens as its budget, so that every prefix of them learns to do. Into the run's
 folder go `adapter/` (the best evaluated one), `metrics.jsonl`, TensorBoard events and the latest checkpoint. A run
 that was stopped goes on bit for bit as if it had not been, given the same data and number of threads.
 """
@@ -39,7 +40,7 @@ from supervised.stage_a_checkpoint import (
 from supervised.stage_a_data import BaseLogits, Examples
 from supervised.stage_a_evaluation import Evaluation
 from supervised.stage_a_log import MetricsLog
-from supervised.stage_a_schedule import gate_at, order, parameter_groups, questions_at, set_rates
+from supervised.stage_a_schedule import budget_at, gate_at, order, parameter_groups, questions_at, set_rates
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,11 @@ class StageAResult:
     best_step: int
     """Step whose adapter was saved."""
     audio_accuracy: float
-    """Score on questions that need audio."""
+    """Score on questions that need audio; with token budgets their mean."""
     base_audio_accuracy: float
     """The base's score on them, without audio."""
     retention_score: float
-    """Score on retention questions with irrelevant audio."""
+    """Score on retention questions with irrelevant audio; with token budgets that of the worst."""
     base_retention_score: float
     """The base's score on them."""
     drop: float
@@ -89,6 +90,7 @@ def train_stage_a(
         progress: show progress bars.
 
     Raises:
+        ConfigError: a budget asks for more audio tokens than the adapter makes.
         CheckpointError: `out_dir` holds a checkpoint and `resume` is False; or it is damaged or of another run.
         DataError: a medium cannot be used, or a kind of question that loss or evaluation need is missing.
         ModelError: the training diverged.
@@ -116,6 +118,7 @@ class _Run:
     base_logits: BaseLogits
 
     def __init__(self, model: SafeModel, config: StageAConfig, folder: Path, show: bool) -> None:
+        model.config.projector.require("stage_a.budgets", config.budgets)
         self.model, self.config, self.folder, self.show = model, config, folder, show
         self.progress = Progress()
         self.optimizer = torch.optim.AdamW(parameter_groups(model.adapter, config), betas=(0.9, 0.999))
@@ -125,8 +128,10 @@ class _Run:
         self.whole = False  # adapter, optimiser, progress and metrics belong to one step, so they may be saved
         self.log: MetricsLog | None = None
         settings = {name: value for name, value in asdict(config).items() if name != "checkpoint_every"}
+        if not config.budgets:  # then a run is that of a time before there were budgets
+            del settings["budgets"]
         fingerprint = {name: value for name, value in model.fingerprint().items() if name != "adapter"}
-        self.identity = {"stage_a": settings, "model": fingerprint, "data": {}}
+        self.identity: dict[str, Any] = _as_json({"stage_a": settings, "model": fingerprint, "data": {}})
 
     @property
     def finished(self) -> bool:
@@ -164,7 +169,7 @@ class _Run:
         self.rows = self._usable()
         if not bool(examined.audio.present.any()):
             raise DataError("no validation question has audio, so no step can be called best; add such questions.")
-        self.evaluation = Evaluation(examined)
+        self.evaluation = Evaluation(examined, self.config.budgets)
         self.progress.base = self.evaluation.base
         retention = [row for row in self.rows if bool(self.examples.retention[row])]
         self.base_logits = BaseLogits(self.examples, retention)
@@ -195,8 +200,8 @@ class _Run:
         """Take one optimiser step; until its last part the run's state is untouched."""
         number, config = self.progress.step, self.config
         batch = self.examples.batch([self.rows[i] for i in questions_at(number, len(self.rows), config)])
-        gate = gate_at(number, config)
-        logits = self.examples.logits(batch, batch.audio, gate)  # (B, K, V)
+        gate, budget = gate_at(number, config), budget_at(number, config)
+        logits = self.examples.logits(batch, batch.audio, gate, budget)  # (B, K, V)
         retention = batch.retention[:, None]  # (B, 1)
         task = task_loss(logits, batch.labels.masked_fill(retention, IGNORED))
         mask = (batch.labels != IGNORED) & retention  # (B, K)
@@ -212,6 +217,8 @@ class _Run:
         figures = {name: value.item() for name, value in terms.items()} | {"grad_norm": norm}
         self.whole = False
         figures |= {"gate": gate, "rate": set_rates(self.optimizer, number, config)}
+        if budget is not None:
+            figures["budget"] = float(budget)
         self.optimizer.step()
         self.progress.step += 1
         self._record("train", figures)
@@ -277,7 +284,7 @@ class _Run:
 
     def _compare(self, saved: dict[str, Any]) -> None:
         """Refuse to go on with another configuration, model or data."""
-        changes = differences(saved, json.loads(json.dumps(self.identity)))
+        changes = differences(saved, _as_json(self.identity))
         if found := [f"{name} is {here}, was {there}" for name, there, here in changes]:
             raise CheckpointError(
                 f"the checkpoint in {self.folder} is of another run: {'; '.join(found)}; "
@@ -310,3 +317,8 @@ class _Run:
         accuracy, drop = figures["audio_accuracy"], figures["drop"]
         within = drop <= self.config.max_drop
         return (within, accuracy, -drop) if within else (within, -drop, accuracy)
+
+
+def _as_json(value: Any) -> Any:
+    """Return the value as it reads after it was written: tuples are lists."""
+    return json.loads(json.dumps(value))

@@ -124,10 +124,12 @@ class Examples:
         inputs, images = self._inputs(rows, ids, attended)
         return inputs, self._audio(rows), images
 
-    def logits(self, batch: Batch, audio: AudioFeatures | None, gate: float) -> Tensor:
+    def logits(self, batch: Batch, audio: AudioFeatures | None, gate: float, budget: int | None = None) -> Tensor:
         """Return the logits (B, K, V) that predict the labels; without `audio` they are the base's."""
         keep = batch.labels.shape[1] + 1  # the last prompt token and the answer; the last position predicts nothing
-        output = self.model.forward(batch.inputs, audio, gate, batch.prompt_mask, batch.images, logits_to_keep=keep)
+        output = self.model.forward(
+            batch.inputs, audio, gate, batch.prompt_mask, batch.images, logits_to_keep=keep, budget=budget
+        )
         logits: Tensor = output.logits[:, :-1]
         return logits
 

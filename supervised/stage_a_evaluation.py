@@ -1,7 +1,8 @@
 """How good the adapter is with the gate at 1: accuracy where audio is needed, retention where it is not.
 
 In: validation questions. Out: a dictionary of fractions. The base's own answers do not change, so they are computed
-once. Retention questions keep their irrelevant audio: without it there would be nothing to measure.
+once. Retention questions keep their irrelevant audio: without it there would be nothing to measure. With token budgets
+the accuracy is the mean over them, and the retention score that of the worst, as none of them may do harm.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ BATCH = 128
 class Evaluation:
     """Answers the same questions again and again, greedily."""
 
-    def __init__(self, examples: Examples) -> None:
-        """Let the base answer all `examples` without audio."""
-        self.examples = examples
+    def __init__(self, examples: Examples, budgets: Sequence[int] = ()) -> None:
+        """Let the base answer all `examples` without audio; `budgets` are judged each, none: all audio tokens."""
+        self.examples, self.budgets = examples, budgets
         # One token more than the longest accepted answer has: whatever is longer is wrong, so its end is not needed.
         tokenizer = examples.model.processor.tokenizer
         accepted = sorted({answer for answers in examples.answers for answer in answers})
@@ -32,19 +33,27 @@ class Evaluation:
         self.base = self._means(self.base_scores)
 
     def __call__(self) -> dict[str, float]:
-        """Return audio_accuracy, retention_score and drop, each a mean over its questions, with the gate at 1."""
-        scores = self._means(self._scores(hear=True))
+        """Return audio_accuracy, retention_score and drop with the gate at 1, and the first two of every budget."""
+        if not self.budgets:
+            scores = self._means(self._scores(hear=True))
+        else:
+            each = {budget: self._means(self._scores(hear=True, budget=budget)) for budget in self.budgets}
+            scores = {
+                "audio_accuracy": sum(part["audio_accuracy"] for part in each.values()) / len(each),
+                "retention_score": min(part["retention_score"] for part in each.values()),
+            }
+            scores |= {f"{name}_{budget}": value for budget, part in each.items() for name, value in part.items()}
         return scores | {"drop": self.base["retention_score"] - scores["retention_score"]}
 
     @torch.no_grad()
-    def _scores(self, hear: bool) -> list[float]:
+    def _scores(self, hear: bool, budget: int | None = None) -> list[float]:
         """Return the score of every question, answered with or without its audio."""
         model, scores = self.examples.model, []
         for start in range(0, len(self.examples), BATCH):
             rows = range(start, min(start + BATCH, len(self.examples)))
             inputs, audio, images = self.examples.prompt(rows)
             output: Any = model.generate(
-                inputs, audio if hear else None, images=images, max_new_tokens=self.max_new_tokens
+                inputs, audio if hear else None, images=images, max_new_tokens=self.max_new_tokens, budget=budget
             )
             predictions = model.decode(output, inputs)
             scores += [score(text, self.examples.answers[row]) for text, row in zip(predictions, rows, strict=True)]

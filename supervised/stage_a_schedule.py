@@ -1,4 +1,4 @@
-"""What a step of Stage A uses, as functions of its number: learning rates, gate, questions.
+"""What a step of Stage A uses, as functions of its number: learning rates, gate, questions, token budget.
 
 Because nothing here has a memory, a run that goes on from step k does what it would have done anyway.
 """
@@ -76,8 +76,16 @@ def questions_at(step: int, count: int, config: StageAConfig) -> list[int]:
     return [int(order(count, config.seed, str(epoch))[offset]) for epoch, offset in places]
 
 
+def budget_at(step: int, config: StageAConfig) -> int | None:
+    """Return the token budget of step `step`, each of them once in a shuffled turn; None: all tokens, always."""
+    if not config.budgets:
+        return None
+    turn, place = divmod(step, len(config.budgets))
+    return config.budgets[order(len(config.budgets), config.seed, f"budgets {turn}")[place]]
+
+
 @lru_cache(maxsize=4)
 def order(count: int, seed: int, purpose: str) -> np.ndarray:
-    """Return the permutation of `count` questions, int64 [count], that seed and purpose fix."""
+    """Return the permutation of `count` things, int64 [count], that seed and purpose fix."""
     digest = hashlib.sha256(f"{seed} {purpose}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest)).permutation(count)

@@ -12,6 +12,8 @@ import pytest
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
+from envs.batch import OutcomeBatches
+from envs.config import RewardConfig
 from envs.outcomes import OutcomeTable
 from envs.table_format import Header
 from envs.table_writer import TableWriter
@@ -105,6 +107,45 @@ class Knapsack(gymnasium.Env[np.ndarray, int]):
         return np.eye(len(self.gains), dtype=np.float32)[self.item], float(reward), done, False, info
 
 
+class Runner(gymnasium.Env[np.ndarray, np.ndarray]):
+    """A mass on a line: reward its speed, cost 1 while faster than 0.5; it ends after `length` steps, or never (None).
+
+    Two constraints: the second one costs the force spent. `get_state` tells everything, the generator included.
+    """
+
+    observation_space = spaces.Box(-10, 10, (2,), np.float32)
+    action_space = spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, length: int | None = 7) -> None:
+        self.length = length
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        self.t, self.speed = 0, float(self.np_random.uniform(-0.1, 0.1))
+        return self._observation(), {}
+
+    def _observation(self) -> np.ndarray:
+        return np.array([self.speed, self.t / 10], dtype=np.float32)
+
+    def step(self, action: np.ndarray) -> Any:
+        self.speed = 0.9 * self.speed + 0.2 * float(action[0]) + float(self.np_random.normal(0, 0.02))
+        self.t += 1
+        cost = np.array([self.speed > 0.5, abs(float(action[0]))], dtype=np.float32)
+        return self._observation(), self.speed, self.t == self.length, False, {"cost": cost}
+
+    def get_state(self) -> dict[str, Any]:
+        return {"t": self.t, "speed": self.speed, "random": self.np_random.bit_generator.state}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.t, self.speed = state["t"], state["speed"]
+        self.np_random.bit_generator.state = state["random"]
+
+
+@pytest.fixture
+def runner() -> type[Runner]:
+    return Runner
+
+
 @pytest.fixture
 def bandit() -> type[Bandit]:
     return Bandit
@@ -117,9 +158,21 @@ def knapsack() -> type[Knapsack]:
 
 @pytest.fixture(scope="session")
 def make_table(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., OutcomeTable]:
-    """Build a table whose question feature tells the type, and whose confidence tells whether the base is right."""
+    """Build a table whose question feature tells the type, and whose confidence tells whether the base is right.
 
-    def build(rows: dict[int, int] | None = None, retention: bool = True, router: bool = False) -> OutcomeTable:
+    `budgets` paying actions, each a little dearer and better than the one before; with `sure` the six confidence
+    features that a build writes, of which the entropy falls and the margin rises where the base is right.
+    """
+
+    def build(
+        rows: dict[int, int] | None = None,
+        retention: bool = True,
+        router: bool = False,
+        budgets: int = 1,
+        sure: bool = False,
+        types: bool = True,
+        provenance: dict[str, Any] | None = None,
+    ) -> OutcomeTable:
         directory: Path = tmp_path_factory.mktemp("table")
         rows = rows or {0: 600, 1: 300, 3: 300}
         rng = np.random.default_rng(0)
@@ -131,24 +184,33 @@ def make_table(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Outcom
         question[:, 0] += np.where(vl, 1.0, -1.0)
         confidence = rng.normal(size=(n, 2)) * 0.3
         confidence[:, 1] += np.where(base, 1.0, -1.0)
-        widths = {"question": 4, "image": 3, "audio_preview": 2, "confidence": 0 if router else 2}
-        writer = TableWriter(directory, Header(("skip", "use"), widths, ("vl",) if retention else ()))
+        if sure:
+            confidence = rng.normal(size=(n, 6)) * 0.3
+            confidence[:, [0, 2]] += np.where(base, 1.0, -1.0)[:, None] * (-1.0, 1.0)
+        widths = {"question": 4, "image": 3, "audio_preview": 2, "confidence": 0 if router else confidence.shape[1]}
+        actions = ("skip", "use", *(f"use_{k}" for k in range(1, budgets)))
+        header = Header(actions, widths, ("vl",) if retention else (), provenance=provenance or {})
+        writer = TableWriter(directory, header)
+        more = [use | (rng.random(n) < 0.03 * k) for k in range(1, budgets)]
         tensors: dict[str, np.ndarray] = {
             "question": question.astype(np.float32),
             "image": rng.normal(size=(n, 3)).astype(np.float32),
             "audio_preview": rng.normal(size=(n, 2)).astype(np.float32),
             "confidence": confidence.astype(np.float32),
-            "score": np.stack([base, use], axis=1).astype(np.float32),
+            "score": np.stack([base, use, *more], axis=1).astype(np.float32),
             "latency_ms": np.stack([np.full(n, 10.0), 15.0 + 10.0 * rng.random(n)], axis=1).astype(np.float32),
             "retention_set": np.where(vl, 0, -1).astype(np.int16),
             "group": (np.arange(n) // 2).astype(np.int64),
             "split": np.repeat(list(rows), list(rows.values())).astype(np.uint8),
         }
+        dearer = [tensors["latency_ms"][:, 1] + 2.0 * k for k in range(1, budgets)]
+        tensors["latency_ms"] = np.stack([*tensors["latency_ms"].T, *dearer], axis=1).astype(np.float32)
         if router:
             del tensors["confidence"]
-        types = np.where(vl, "vl", "audio")
+        names = np.where(vl, "vl", "audio")
         records = [
-            {"id": str(i), "question": "?", "answers": ["a"], "type": str(types[i]), "predictions": ["a", "b"]}
+            {"id": str(i), "question": "?", "answers": ["a"], "predictions": ["a"] * len(actions)}
+            | ({"type": str(names[i])} if types else {})
             for i in range(n)
         ]
         writer.write_part(tensors, records, n)
@@ -161,3 +223,44 @@ def make_table(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Outcom
 @pytest.fixture(scope="session")
 def table(make_table: Callable[..., OutcomeTable]) -> OutcomeTable:
     return make_table()
+
+
+@pytest.fixture(scope="session")
+def rows_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., OutcomeBatches]:
+    """Write given scores [n, A] as the test split of a table (the train split is a copy), and open it.
+
+    Latencies are 10 ms more per action unless given, retention sets -1, every row is a group.
+    """
+
+    def build(
+        score: Any,
+        latency: Any = None,
+        retention: Any = None,
+        group: Any = None,
+        reward: RewardConfig | None = None,
+        provenance: dict[str, Any] | None = None,
+    ) -> OutcomeBatches:
+        score = np.asarray(score, dtype=np.float32)
+        n, actions = score.shape
+        latency = np.tile(10.0 * np.arange(1, actions + 1), (n, 1)) if latency is None else np.asarray(latency)
+        retention = np.full(n, -1) if retention is None else np.asarray(retention)
+        group = np.arange(n) if group is None else np.asarray(group)
+        sets = tuple(f"set-{k}" for k in range(int(retention.max()) + 1))
+        names = ("skip", "use", *(f"use_{k}" for k in range(1, actions - 1)))
+        directory = tmp_path_factory.mktemp("rows")
+        writer = TableWriter(directory, Header(names, {"question": 1}, sets, provenance=provenance or {}))
+        both = {
+            "score": score,
+            "latency_ms": latency.astype(np.float32),
+            "retention_set": retention.astype(np.int16),
+            "group": group.astype(np.int64),
+            "question": np.arange(n, dtype=np.float32)[:, None],
+        }
+        tensors = {name: np.concatenate([values, values]) for name, values in both.items()}
+        tensors["split"] = np.repeat([0, 3], n).astype(np.uint8)
+        records = [{"id": str(i), "question": "?", "answers": ["a"], "type": ""} for i in range(2 * n)]
+        writer.write_part(tensors, records, 2 * n)
+        writer.finish()
+        return OutcomeBatches(OutcomeTable.open(directory).split("test"), reward or RewardConfig())
+
+    return build

@@ -40,8 +40,8 @@ def _assert_equal(one: TrainedAgent, other: TrainedAgent) -> None:
     assert one.history == other.history
     assert one.selected == other.selected
     for (weight, bias), (other_weight, other_bias) in zip(one.policy.layers, other.policy.layers, strict=True):
-        assert torch.equal(weight, other_weight)
-        assert torch.equal(bias, other_bias)
+        assert np.array_equal(weight, other_weight)
+        assert np.array_equal(bias, other_bias)
 
 
 @pytest.mark.parametrize("stop", [800, 1_400, 3_000])

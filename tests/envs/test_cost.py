@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,47 @@ def test_a_damaged_profile_is_refused_with_a_remedy(tmp_path: Path, text: str | 
         LatencyProfile.load(path)
     with pytest.raises(TableError, match=r"gone\.json cannot be used"):
         LatencyProfile.load(tmp_path / "gone.json")
+
+
+def test_use_in_a_cascade_and_in_a_router_are_the_formulas_of_both_modes_by_hand() -> None:
+    # t_V = 20 + 8 * 0.125 + 4, t_g = 0.25; the clip: decode 1 + 2 * 4 s, preview 0.5, encoder 3 + 0.25 * 4 s
+    base, gate, audio = 25.0, 0.25, 9 + 0.5 + 4
+    skip = 25 + gate + 3 + 0.5
+    for mode in ("cascade", "router"):
+        assert PROFILE.latency_ms(4.0, 28, [2, 3], Action.SKIP, mode=mode) == skip
+    # cascade: t_V + t_g + the increment, a pass that has the picture; router: t_g + t_AV, a pass that encodes it
+    assert PROFILE.latency_ms(4.0, 28, [2, 3], Action.USE) == base + gate + audio + 1.5 + (12 + 1 + 8)
+    assert PROFILE.latency_ms(4.0, 28, [2, 3], Action.USE, mode="router") == gate + audio + 1.5 + (20 + 1 + 8)
+
+
+def test_a_router_that_uses_audio_does_not_wait_for_the_plain_answer() -> None:
+    short, long = (PROFILE.latency_ms(4.0, 28, [n, 2], Action.USE, mode="router") for n in (1, 8))
+    assert short == long
+    short, long = (PROFILE.latency_ms(4.0, 28, [n, 2], Action.USE, mode="cascade") for n in (1, 8))
+    assert long - short == 7 * 4
+
+
+def test_a_budget_pays_its_own_fusion_and_an_unknown_one_that_of_all_tokens() -> None:
+    profile = replace(PROFILE, budget_ms={"4": 0.75, "8": 1.25})
+    use = profile.latency_ms(4.0, 28, [2, 3], Action.USE)
+    for mode in ("cascade", "router"):
+        costs = {
+            budget: profile.latency_ms(4.0, 28, [2, 3], Action.USE, mode, budget=budget) for budget in (None, 4, 8, 16)
+        }
+        assert costs[4] == costs[None] - 0.75
+        assert costs[8] == costs[None] - 0.25
+        assert costs[16] == costs[None]
+    assert profile.latency_ms(4.0, 28, [2, 3], Action.USE, budget=4) == use - 0.75
+    assert profile.latency_ms(None, 28, [2, 3], Action.USE, budget=4) == 25.25
+
+
+def test_budgets_are_written_and_read_where_there_are_any(tmp_path: Path) -> None:
+    PROFILE.save(tmp_path / "without.json")
+    assert "budget_ms" not in json.loads((tmp_path / "without.json").read_text())
+    profile = replace(PROFILE, budget_ms={"4": 0.75})
+    profile.save(tmp_path / "with.json")
+    assert LatencyProfile.load(tmp_path / "with.json") == profile
+    damaged = profile.as_json() | {"budget_ms": {"4": -1.0}}
+    (tmp_path / "with.json").write_text(json.dumps(damaged))
+    with pytest.raises(TableError, match="its numbers must be finite and >= 0"):
+        LatencyProfile.load(tmp_path / "with.json")

@@ -14,8 +14,11 @@ from envs import batch
 from envs.audio_gate import AudioGateEnv
 from envs.batch import RowSampler
 from envs.config import RewardConfig
+from envs.mixture import AudioMixture
 from envs.outcomes import OutcomeTable
 from envs.sb3 import AudioGateVecEnv
+from envs.table_format import Header
+from envs.table_writer import TableWriter
 from supervised.errors import CheckpointError, ConfigError
 
 
@@ -157,3 +160,202 @@ def test_plain_ppo_learns_the_known_optimum(synthetic_table: Path) -> None:
 def test_a_batch_of_no_questions_is_refused(synthetic_table: Path) -> None:
     with pytest.raises(ConfigError, match="num_envs must be at least 1, got 0"):
         AudioGateVecEnv(synthetic_table, num_envs=0)
+
+
+# The token cap.
+
+
+def _with_budgets(folder: Path, tokens: tuple[int, ...] | None = (0, 4, 8, 16)) -> OutcomeTable:
+    """Write 40 rows whose score is a tenth of the action's number, half of them retention questions."""
+    header = Header(("skip", "use_4", "use_8", "use_16"), {"question": 1}, ("vl",), action_tokens=tokens)
+    writer = TableWriter(folder, header)
+    score = np.tile(np.array([0.0, 0.1, 0.2, 0.3], dtype=np.float32), (40, 1))
+    tensors = {
+        "question": np.arange(40, dtype=np.float32)[:, None],
+        "score": score,
+        "latency_ms": np.tile(np.array([10, 11, 12, 13], dtype=np.float32), (40, 1)),
+        "retention_set": np.where(np.arange(40) % 2, 0, -1).astype(np.int16),
+        "group": np.arange(40),
+        "split": np.zeros(40, dtype=np.uint8),
+    }
+    writer.write_part(tensors, [{"id": str(i)} for i in range(40)], 40)
+    writer.finish()
+    return OutcomeTable.open(folder)
+
+
+def _scores(env: AudioGateVecEnv) -> list[float]:
+    """Return what the actions 0 to 3 are worth now."""
+    return [round(float(env.step(np.full(env.num_envs, action))[1][0]), 6) for action in range(4)]
+
+
+def test_actions_above_the_cap_are_carried_out_as_the_largest_within_it(tmp_path: Path) -> None:
+    env = AudioGateVecEnv(_with_budgets(tmp_path), num_envs=40, reward=RewardConfig(0.0, 0.0), seed=0)
+    env.reset()
+    for cap, expected in (
+        (None, [0.0, 0.1, 0.2, 0.3]),
+        (16, [0.0, 0.1, 0.2, 0.3]),
+        (15, [0.0, 0.1, 0.2, 0.2]),
+        (8, [0.0, 0.1, 0.2, 0.2]),
+        (7, [0.0, 0.1, 0.1, 0.1]),
+        (1, [0.0, 0.1, 0.1, 0.1]),  # never below the smallest budget: audio stays a choice
+        (None, [0.0, 0.1, 0.2, 0.3]),
+    ):
+        env.env_method("set_cap", cap)
+        assert _scores(env) == pytest.approx(expected)
+
+
+def test_a_cap_also_bounds_the_cost(tmp_path: Path) -> None:
+    env = AudioGateVecEnv(_with_budgets(tmp_path), num_envs=40, seed=0)
+    env.reset()
+    env.set_cap(4)
+    env.step(np.full(40, 3))
+    np.testing.assert_allclose(env.last_cost.mean(), -0.1)  # a gain of 0.1 on every retention question
+
+
+def test_a_cap_has_no_effect_where_tokens_are_unknown_or_there_is_one_budget(
+    tmp_path: Path, synthetic_table: Path
+) -> None:
+    env = AudioGateVecEnv(_with_budgets(tmp_path, None), num_envs=40, reward=RewardConfig(0.0, 0.0), seed=0)
+    env.reset()
+    env.set_cap(4)
+    assert _scores(env) == pytest.approx([0.0, 0.1, 0.2, 0.3])
+    header = json.loads((synthetic_table / "table.json").read_text()) | {"action_tokens": [0, 8]}
+    (synthetic_table / "table.json").write_text(json.dumps(header))
+    one, capped = (AudioGateVecEnv(synthetic_table, num_envs=400, seed=0) for _ in range(2))
+    capped.set_cap(4)
+    for env in (one, capped):
+        env.reset()
+    np.testing.assert_array_equal(one.step(np.ones(400))[1], capped.step(np.ones(400))[1])
+
+
+# The share of audio questions.
+
+
+def _audio(env: AudioGateVecEnv) -> float:
+    return float(np.mean(env.batches.split.retention_set[env.rows] < 0))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.123, 0.8, 1.0])
+def test_the_share_of_audio_questions_is_the_one_asked_for(synthetic_table: Path, share: float) -> None:
+    env = AudioGateVecEnv(synthetic_table, num_envs=50, seed=0)
+    env.set_audio_share(share)
+    env.reset()
+    shown = [_audio(env)]
+    for _ in range(39):
+        env.step(np.zeros(50))
+        shown.append(_audio(env))
+    assert abs(np.mean(shown) - share) <= 1 / 2000  # of 2,000 questions at most one is still owed
+    assert max(abs(value - share) for value in shown) <= 1 / 50
+
+
+def test_a_mixture_shows_every_row_of_a_kind_once_before_it_shows_one_again(synthetic_table: Path) -> None:
+    env = AudioGateVecEnv(synthetic_table, num_envs=100, seed=0)  # 200 rows of either kind
+    env.set_audio_share(0.8)
+    env.reset()
+    seen: list[int] = []
+    for _ in range(5):
+        seen += env.rows.tolist()
+        env.step(np.zeros(100))
+    counts = np.bincount(seen, minlength=400)
+    audio = env.batches.split.retention_set < 0
+    assert counts[audio].tolist() == [2] * 200
+    assert counts[~audio].sum() == 100
+    assert counts[~audio].max() == 1
+
+
+def test_without_a_share_the_epochs_are_those_of_an_environment_that_never_had_one(synthetic_table: Path) -> None:
+    plain, env = (AudioGateVecEnv(synthetic_table, num_envs=64, seed=5) for _ in range(2))
+    plain.reset()
+    env.set_audio_share(0.9)
+    env.reset()
+    env.set_audio_share(None)
+    for _ in range(9):
+        env.step(np.zeros(64))
+        np.testing.assert_array_equal(env.rows, plain.rows)
+        plain.step(np.zeros(64))
+    assert env.natural_audio_share == 0.5
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_the_mean_cost_is_the_drop_of_the_whole_split_at_every_share(synthetic_table: Path, share: float) -> None:
+    """USE harms one retention question in ten: 20 of 200, so the drop is 0.1 whatever is shown."""
+    env = AudioGateVecEnv(synthetic_table, num_envs=100, reward=RewardConfig(0.0, 0.0), seed=1)
+    env.set_audio_share(share)
+    env.reset()
+    costs, rewards = [], []
+    for _ in range(10 * 4):  # 4,000 questions: whole epochs of both kinds
+        rewards.append(env.step(np.ones(100))[1].mean())
+        costs.append(env.last_cost[:, 0].mean())
+    assert np.mean(costs) == pytest.approx(0.1, rel=1e-5)
+    assert np.mean(rewards) == pytest.approx(share + (1 - share) * 0.9, rel=1e-5)  # of the mixture, on purpose
+
+
+def test_costs_have_the_weight_of_the_share_they_were_drawn_at(synthetic_table: Path) -> None:
+    scalar = AudioGateEnv(table=synthetic_table)
+    env = AudioGateVecEnv(synthetic_table, num_envs=40, seed=1)
+    env.set_audio_share(0.8)
+    env.reset()
+    compared = 0
+    for share in (0.8, 0.8, 0.3, None, None):  # the share while these rows were drawn
+        rows = env.rows
+        env.set_audio_share({0: 0.8, 1: 0.3}.get(compared) if compared < 2 else None)
+        _, rewards, _, infos = env.step(np.ones(40))
+        weight = 1.0 if share is None else 0.5 / (1 - share)
+        for i, row in enumerate(rows):
+            scalar.reset(options={"index": int(row)})
+            _, reward, _, _, info = scalar.step(1)
+            assert rewards[i] == np.float32(reward)
+            assert infos[i]["cost"][0] == pytest.approx(info["cost"][0] * weight, rel=1e-6)
+        compared += 1
+
+
+def test_costs_that_smoothing_gives_to_audio_questions_are_weighted_too(synthetic_table: Path) -> None:
+    """A cost of 1 on every row: its mean is 1 at every share only if both kinds have their weight."""
+    mixture = AudioMixture(np.arange(50) < 20, seed=0)
+    for share in (0.1, 0.4, 0.9):
+        rows = mixture.draw(1000, share)
+        assert mixture.cost_weights(rows, share).mean() == pytest.approx(1.0, abs=2e-3)
+    np.testing.assert_array_equal(mixture.cost_weights(np.arange(50), 0.4), np.ones(50, dtype=np.float32))
+    one_kind = mixture.cost_weights(mixture.draw(10, 1.0), 1.0)
+    np.testing.assert_allclose(one_kind, 0.4)
+
+
+def test_a_restored_environment_goes_on_with_cap_and_share(tmp_path: Path) -> None:
+    table = _with_budgets(tmp_path)
+    env = AudioGateVecEnv(table, num_envs=7, seed=7)
+    env.set_cap(8)
+    env.set_audio_share(0.77)
+    env.reset()
+    for _ in range(9):
+        env.step(np.full(7, 3))
+    state = json.loads(json.dumps(env.get_state()))
+    again = AudioGateVecEnv(table, num_envs=7, seed=99)
+    again.set_state(state)
+    for _ in range(30):
+        ours, theirs = again.step(np.full(7, 3)), env.step(np.full(7, 3))
+        np.testing.assert_array_equal(ours[1], theirs[1])
+        np.testing.assert_array_equal(again.last_cost, env.last_cost)
+        np.testing.assert_array_equal(again.rows, env.rows)
+    again.set_state({name: state[name] for name in ("generator", "cursor", "rows", "alpha")})  # of an earlier version
+    assert again.cap is None
+    assert again.audio_share is None
+
+
+def test_equal_seeds_give_equal_mixtures_and_a_new_seed_another(synthetic_table: Path) -> None:
+    drawn = []
+    for seed in (3, 3, 4):
+        env = AudioGateVecEnv(synthetic_table, num_envs=32, seed=0)
+        env.set_audio_share(0.9)
+        env.seed(seed)
+        env.reset()
+        drawn.append(env.rows.tolist())
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_a_share_that_cannot_be_is_refused(synthetic_table: Path) -> None:
+    env = AudioGateVecEnv(synthetic_table, num_envs=4, seed=0)
+    with pytest.raises(ConfigError, match=r"share of audio questions must lie in \[0, 1\], got 1\.5; use e\.g\. 0\.8"):
+        env.set_audio_share(1.5)
+    env.batches.split.retention_set[:] = -1
+    with pytest.raises(ConfigError, match=r"has no retention questions; leave curriculum\.audio_share_initial"):
+        env.set_audio_share(0.5)

@@ -54,6 +54,8 @@ def test_a_higher_price_buys_less_latency(run_dir: Path) -> None:
 def test_the_picture_and_the_figures_lie_in_the_run_folder(run_dir: Path) -> None:
     with Image.open(run_dir / "pareto" / "pareto.png") as picture:
         assert picture.format == "PNG"
+    page = (run_dir / "pareto" / "pareto.html").read_text(encoding="utf-8")
+    assert "PPO-Lagrangian, alpha 2" in page
     metrics = json.loads((run_dir / "pareto" / "metrics.json").read_text())
     assert [point["alpha"] for point in metrics["points"]] == [0.0, 2.0]
     assert json.loads((run_dir / "run.json").read_text())["verb"] == "pareto"

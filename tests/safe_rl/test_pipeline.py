@@ -113,3 +113,38 @@ def test_other_data_under_the_same_name_are_refused(
     other = [*argv, "--data.manifest", str(damaged / "manifest.jsonl")]
     assert train_policy.main([*other, "--run_dir", str(copy)]) == 1
     assert "stage_a was made with another configuration (data.manifest" in capsys.readouterr().err
+
+
+def test_budgets_of_the_table_are_those_of_stage_a_and_each_is_an_action(
+    argv: list[str], run_dir: Path, tmp_path: Path
+) -> None:
+    assert build_outcomes.main([*argv, "--outcomes.budgets", "[2, 4, 8]", "--run_dir", str(tmp_path / "run")]) == 0
+    header = read(tmp_path / "run" / "table" / "table.json")
+    assert header["actions"] == ["skip", "use_2", "use_4", "use_8"]
+    assert header["action_tokens"] == [0, 2, 4, 8]
+    assert list(header["provenance"]["latency_profile"]["budget_ms"]) == ["2", "4", "8"]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "stage_a" / "metrics.jsonl").read_text().splitlines()]
+    assert {line["budget"] for line in lines if line["kind"] == "train"} <= {2, 4, 8}
+    assert read(tmp_path / "run" / "stage_a" / "made_from.json")["made_from"]["stage_a"]["budgets"] == [2, 4, 8]
+    for part in ("stage_a", "table"):  # runs of a time before there were budgets are still the same runs
+        assert "budgets" not in json.dumps(read(run_dir / part / "made_from.json"))
+
+
+def test_budgets_above_the_projectors_tokens_are_refused_before_anything_begins(
+    argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert build_outcomes.main([*argv, "--outcomes.budgets", "[8, 16]", "--run_dir", str(tmp_path / "run")]) == 2
+    assert (
+        "outcomes.budgets has a budget of 16 audio tokens, but model.projector.tokens is 8" in capsys.readouterr().err
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_router_with_budgets_trains_without_what_only_the_base_pass_tells(argv: list[str], tmp_path: Path) -> None:
+    options = ["--outcomes.cost_mode", "router", "--outcomes.budgets", "[2, 8]", "--run_dir", str(tmp_path / "run")]
+    assert train_policy.main([*argv, *options]) == 0
+    policy = read(tmp_path / "run" / "policies" / "seed-0" / "policy.json")
+    assert policy["actions"] == ["skip", "use_2", "use_8"]
+    assert sorted(policy["observation"]) == ["audio_preview", "image", "question"]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "decisions.jsonl").read_text().splitlines()]
+    assert {action for line in lines for action in line["action"]} <= {0, 1, 2}

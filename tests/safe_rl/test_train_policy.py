@@ -13,8 +13,9 @@ from PIL import Image
 
 from safe_rl.train_policy import main
 
-POLICIES = ["ppo_lagrangian", "always", "never", "random", "confidence", "type_majority", "oracle"]
-METRICS = {"accuracy", "audio_accuracy", "retention_score", "drop", "usage", "latency_ms", "utility"}
+QUICK = ["ppo_lagrangian", "always", "never", "random", "confidence", "type_majority", "oracle"]
+POLICIES = [*QUICK, "logistic", "knn", "mlp", "oracle_score"]
+METRICS = {"accuracy", "audio_accuracy", "retention_score", "drop", "harm", "usage", "latency_ms", "utility", "regret"}
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,10 @@ def test_metrics_hold_every_policy_with_intervals(run_dir: Path) -> None:
         assert figures.keys() >= METRICS
         assert all(figures[name]["low"] <= figures[name]["mean"] <= figures[name]["high"] for name in METRICS)
     assert (metrics["alpha"], metrics["gamma"], metrics["limit"]) == (0.6, 0.1, 0.003)
+    assert metrics["policies"]["ppo_lagrangian"]["apgr"]["mean"] > 0.6  # the chances rank the questions
+    assert list(metrics["matched_usage"]) == POLICIES[3:]
+    assert list(metrics["paired"]) == POLICIES[1:]
+    assert metrics["policies"]["ppo_lagrangian"].keys() <= metrics["units"].keys()
 
 
 def test_what_is_constant_is_told_exactly(run_dir: Path) -> None:

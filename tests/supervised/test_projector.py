@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from supervised.config import ProjectorConfig
+from supervised.config import ProjectorConfig, check_budgets
 from supervised.errors import ConfigError
 from supervised.projector import AudioProjector
 
@@ -46,3 +46,27 @@ def test_other_numbers_of_tokens_are_refused() -> None:
         ProjectorConfig(tokens=5)
     with pytest.raises(ConfigError, match=r"projector\.hidden must be at least 1, got 0"):
         ProjectorConfig(hidden=0)
+
+
+def test_a_budget_gives_the_first_tokens_that_all_give() -> None:
+    projector, tokens, mask = _projector(), torch.randn(3, 7, 6), torch.ones(3, 7, dtype=torch.bool)
+    every = projector(tokens, mask)
+    for budget in (1, 4, 8):
+        torch.testing.assert_close(projector(tokens, mask, budget), every[:, :budget], rtol=1e-5, atol=1e-6)
+
+
+def test_a_budget_teaches_only_the_tokens_that_it_uses() -> None:
+    projector = _projector()
+    projector(torch.randn(3, 7, 6), torch.ones(3, 7, dtype=torch.bool), 4)[..., 0].sum().backward()
+    for parameter in (projector.queries, projector.codes):
+        assert parameter.grad is not None
+        assert parameter.grad[:4].ne(0).any(-1).all()
+        assert not parameter.grad[4:].any()
+
+
+def test_budgets_above_the_number_of_tokens_or_out_of_order_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"outcomes\.budgets has a budget of 16 audio tokens, but .*tokens is 8; use"):
+        ProjectorConfig(tokens=8).require("outcomes.budgets", (4, 16))
+    for budgets in ((8, 4), (4, 4), (0, 4)):
+        with pytest.raises(ConfigError, match=r"here\.budgets must be rising numbers >= 1, got \["):
+            check_budgets("here.budgets", budgets)

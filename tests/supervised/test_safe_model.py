@@ -60,6 +60,58 @@ def fresh(tiny_config: ModelConfig) -> SafeModel:
     return SafeModel.attach(tiny_config)
 
 
+# Token budgets: a prefix of the audio tokens.
+
+
+@torch.no_grad()
+def test_a_budget_is_the_adapter_that_has_only_so_many_tokens(plain: Setting, tiny_config: ModelConfig) -> None:
+    model, inputs, audio = plain
+    few = SafeModel.attach(replace(tiny_config, projector=replace(tiny_config.projector, tokens=4)))
+    state = model.adapter.state_dict()
+    for name in ("projector.queries", "projector.codes"):
+        state[name] = state[name][:4]
+    few.adapter.load_state_dict(state)
+    torch.testing.assert_close(
+        model.forward(inputs, audio, budget=4).logits, few.forward(inputs, audio).logits, rtol=1e-4, atol=1e-4
+    )
+
+
+@torch.no_grad()
+def test_all_tokens_are_the_largest_budget_and_smaller_ones_say_something_else(plain: Setting) -> None:
+    model, inputs, audio = plain
+    every = model.forward(inputs, audio).logits
+    assert torch.equal(_bits(model.forward(inputs, audio, budget=8).logits), _bits(every))
+    less = model.forward(inputs, audio, budget=1).logits
+    assert not torch.allclose(less[:4], every[:4], atol=1e-3)
+    assert torch.equal(_bits(less[4]), _bits(every[4]))  # the row without audio
+
+
+@torch.no_grad()
+def test_tokens_made_before_give_what_tokens_made_on_the_way_give(plain: Setting) -> None:
+    model, inputs, audio = plain
+    made = model.project(audio)
+    assert made.spoken is not None
+    assert made.spoken.shape == (6, 8, 32)
+    for budget in (None, 1, 4):
+        torch.testing.assert_close(
+            model.forward(inputs, made, budget=budget).logits, model.forward(inputs, audio, budget=budget).logits
+        )
+    rows = model.generate({name: value[:3] for name, value in inputs.items()}, made.rows([0, 1, 2]), num_beams=2)
+    assert len(rows.sequences) == 3
+
+
+def test_with_a_budget_and_gate_zero_answers_are_the_bases_bit_for_bit(setting: Setting) -> None:
+    model, inputs, audio = setting
+    assert _same_bits(model.generate(inputs, audio, gate=0.0, budget=4), _base_generate(model, inputs))
+
+
+@pytest.mark.parametrize("budget", [0, 9, 4.0])
+def test_a_budget_that_is_no_number_of_tokens_is_refused(plain: Setting, budget: Any) -> None:
+    model, inputs, audio = plain
+    with pytest.raises(ConfigError, match=r"budget must be a number of audio tokens from 1 to 8, got"):
+        model.generate(inputs, audio, budget=budget)
+
+
 # Bypass: bit for bit the base.
 
 

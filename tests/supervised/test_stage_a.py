@@ -23,7 +23,7 @@ from supervised.safe_model import SafeModel
 from supervised.stage_a import StageAResult, train_stage_a
 from supervised.stage_a_checkpoint import checkpoints
 from supervised.stage_a_data import BaseLogits, Examples
-from supervised.stage_a_schedule import gate_at, order, parameter_groups, questions_at, rate_factor
+from supervised.stage_a_schedule import budget_at, gate_at, order, parameter_groups, questions_at, rate_factor
 
 CONFIG = StageAConfig(
     steps=7,
@@ -397,6 +397,75 @@ def test_each_epoch_shows_every_question_once_in_its_own_order() -> None:
     assert order(10, 3, "0").tolist() != order(10, 4, "0").tolist()
 
 
+def test_each_budget_comes_once_in_a_turn() -> None:
+    config = StageAConfig(budgets=(2, 4, 8))
+    drawn = [budget_at(step, config) for step in range(60)]
+    assert all(sorted(drawn[first : first + 3]) == [2, 4, 8] for first in range(0, 60, 3))  # type: ignore[type-var]
+    assert len({tuple(drawn[first : first + 3]) for first in range(0, 60, 3)}) > 3
+    assert drawn != [budget_at(step, replace(config, seed=1)) for step in range(60)]
+    assert budget_at(0, StageAConfig()) is None
+
+
+def test_only_the_tokens_of_the_budgets_are_trained(attach: Callable[[], SafeModel], tmp_path: Path) -> None:
+    model = attach()
+    before = model.adapter.projector.queries.detach().clone()
+    result = run(model, tmp_path, replace(CONFIG, budgets=(2, 4), weight_decay=0.0))
+    saved = SafeModel.from_pretrained(result.adapter).adapter.projector.queries
+    assert not torch.equal(saved[:2], before[:2])
+    assert not torch.equal(saved[2:4], before[2:4])
+    assert torch.equal(saved[4:], before[4:])
+
+
+def test_figures_with_budgets_are_their_mean_accuracy_and_their_worst_retention(
+    attach: Callable[[], SafeModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[int | None] = []
+    model = attach()
+    generate = model.generate
+
+    def listen(inputs: Any, audio: Any = None, **options: Any) -> Any:
+        heard.append(options["budget"])
+        return generate(inputs, audio, **options)
+
+    monkeypatch.setattr(model, "generate", listen)
+    result = run(model, tmp_path, replace(CONFIG, budgets=(2, 8)))
+    assert heard == [None, *[2, 8] * 3]  # the base, then three evaluations
+    figures = [line for line in lines(tmp_path) if line["kind"] == "evaluation"]
+    for line in figures:
+        assert line["audio_accuracy"] == (line["audio_accuracy_2"] + line["audio_accuracy_8"]) / 2
+        assert line["retention_score"] == min(line["retention_score_2"], line["retention_score_8"])
+        assert line["drop"] == result.base_retention_score - line["retention_score"]
+    drawn = [line["budget"] for line in lines(tmp_path) if line["kind"] == "train"]
+    assert drawn == [budget_at(step, replace(CONFIG, budgets=(2, 8))) for step in range(7)]
+
+
+def test_a_run_with_budgets_goes_on_bit_for_bit_and_not_with_others(
+    attach: Callable[[], SafeModel], tmp_path: Path
+) -> None:
+    config = replace(CONFIG, budgets=(2, 4, 8))
+    run(attach(), tmp_path / "whole", config)
+    model = attach()
+    with failing(model, 9, KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+        run(model, tmp_path / "parts", config)
+    with pytest.raises(CheckpointError, match=r"stage_a\.budgets\.?.* is"):
+        run(attach(), tmp_path / "parts", replace(config, budgets=(2, 4)), resume=True)
+    run(attach(), tmp_path / "parts", config, resume=True)
+    assert traces(tmp_path / "parts") == traces(tmp_path / "whole")
+
+
+def test_a_checkpoint_without_budgets_does_not_mention_them(attach: Callable[[], SafeModel], tmp_path: Path) -> None:
+    interrupted(attach, tmp_path)
+    progress = json.loads((checkpoints(tmp_path)[-1] / "progress.json").read_text())
+    assert "budgets" not in progress["identity"]["stage_a"]
+
+
+def test_a_budget_above_the_adapters_tokens_is_refused_before_anything_is_read(
+    attach: Callable[[], SafeModel], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"stage_a\.budgets has a budget of 16 audio tokens, but .* is 8"):
+        run(attach(), tmp_path, replace(CONFIG, budgets=(4, 16)))
+
+
 def prepared(model: SafeModel, samples: list[Sample]) -> Examples:
     return Examples(model, samples, range(len(samples)), lambda _: None)
 
@@ -481,6 +550,7 @@ def test_base_logits_are_the_same_from_the_cache_and_on_demand(
         ("temperature", float("inf"), r"stage_a\.temperature must be above 0 and finite, got inf"),
         ("weight_decay", -0.1, r"stage_a\.weight_decay must be at least 0 and finite, got -0\.1"),
         ("warmup_steps", -1, r"stage_a\.warmup_steps must not be below 0, got -1"),
+        ("budgets", (8, 4), r"stage_a\.budgets must be rising numbers >= 1, got \[8, 4\]"),
     ],
 )
 def test_values_out_of_range_are_refused(name: str, value: Any, message: str) -> None:

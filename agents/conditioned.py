@@ -1,0 +1,142 @@
+"""One network for every price: state and prices (alpha, gamma, multipliers) go in, the policy of those prices comes out.
+
+The exact agent's objective is linear in its prices: `score - alpha * latency - gamma * irrelevance - multiplier . cost`.
+Training draws prices anew for every row, so that one network answers for all of them (as universal value functions do
+for goals, Schaul et al. 2015). A limit needs no training: its multiplier is found by bisection on rows with known costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch as th
+
+from agents.dual import bisect
+from agents.exact import ExactLearner, GateNetwork
+from agents.gate_policy import GatePolicy
+from agents.outcome_model import flat
+from agents.task import Task
+from envs.actions import Action
+from envs.batch import RowSampler
+from supervised.errors import ConfigError
+
+SWEEPS = 4
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Largest prices that a network answers for; the multipliers reach up to `lagrangian.maximum`."""
+
+    alpha: float = 2.0
+    gamma: float = 0.2
+
+    def check(self, alpha: float, gamma: float) -> None:
+        """Raise ConfigError for a price beyond the largest."""
+        for name, given in (("alpha", alpha), ("gamma", gamma)):
+            largest = getattr(self, name)
+            if not 0 <= given <= largest:
+                raise ConfigError(
+                    f"The network was trained for {name} between 0 and {largest:g}, got {given:g}; train one for more."
+                )
+
+
+class ConditionedPolicy:
+    """A policy of every price.
+
+    Args:
+        task: rows, limits, and retention rows that tell what a policy costs.
+        prices: largest prices.
+        network: takes normalised features and scaled prices side by side; None: a fresh one.
+    """
+
+    def __init__(self, task: Task, prices: Prices, network: GateNetwork | None = None) -> None:
+        self.task, self.prices = task, prices
+        self.maximum = task.config.lagrangian.maximum
+        problem, exact = task.rows.problem, task.config.exact
+        th.manual_seed(task.seed)
+        width = sum(problem.widths.values()) + 2 + len(task.limits)
+        self.network = network or GateNetwork(width, exact.hidden, len(problem.actions), exact.activation)
+
+    def train(self, progress: Callable[[int], None] | None = None) -> None:
+        """Train on the task's rows; the network is then the average of its weights over training.
+
+        Args:
+            progress: called after every step with its number.
+        """
+        task, exact = self.task, self.task.config.exact
+        learner = ExactLearner(self.network, exact)
+        sampler, rng = RowSampler(len(task.rows), task.seed), np.random.default_rng(task.seed)
+        for step in range(1, exact.steps + 1):
+            drawn = sampler.draw(min(exact.batch_size, len(task.rows)))
+            alpha, gamma, multipliers = self._draw(rng, len(drawn))
+            gain = self._gain(drawn, alpha, gamma, multipliers)
+            features = np.concatenate([flat(task.rows, drawn), self._scaled(alpha, gamma, multipliers)], axis=1)
+            learner.step(th.from_numpy(features), th.from_numpy(gain))
+            if progress is not None:
+                progress(step)
+        self.network = learner.average.network
+
+    def at(self, alpha: float, gamma: float, multipliers: np.ndarray) -> GatePolicy:
+        """Return the policy of some prices as an ordinary one.
+
+        Raises:
+            ConfigError: alpha or gamma lies beyond what the network was trained for.
+        """
+        rows, activation = self.task.rows, self.task.config.exact.activation
+        layers = self._folded(alpha, gamma, multipliers).arrays()
+        return GatePolicy(rows.normaliser, layers, rows.problem.actions, activation)
+
+    def solve(self, alpha: float, gamma: float, limits: np.ndarray | None = None) -> tuple[GatePolicy, np.ndarray]:
+        """Return the policy that meets the limits at these prices, and its multipliers [K].
+
+        Args:
+            alpha: price of latency.
+            gamma: price of irrelevance.
+            limits: on the mean cost [K]; None: those of the task. One that no multiplier meets gets the largest.
+        """
+        limits = self.task.limits if limits is None else np.asarray(limits, dtype=np.float64)
+        multipliers = np.zeros(len(limits))
+
+        def spent(k: int, multiplier: float) -> float:
+            tried = np.where(np.arange(len(limits)) == k, multiplier, multipliers)
+            _, cautious = self.task.retention.decided_cost(self._folded(alpha, gamma, tried))
+            return float(cautious[k])
+
+        for _ in range(SWEEPS):
+            before = multipliers.copy()
+            for k in range(len(limits)):
+                multipliers[k] = bisect(partial(spent, k), float(limits[k]), self.maximum)
+            if len(limits) <= 1 or np.abs(multipliers - before).max() <= 1e-3 * self.maximum:
+                break
+        return self.at(alpha, gamma, multipliers), multipliers
+
+    def _folded(self, alpha: float, gamma: float, multipliers: np.ndarray) -> GateNetwork:
+        """Return the network of these prices alone: prices that do not change are part of the first bias."""
+        self.prices.check(alpha, gamma)
+        scaled = self._scaled(np.array([alpha]), np.array([gamma]), np.asarray(multipliers)[None])
+        return self.network.folded(th.from_numpy(scaled[0]))
+
+    def _draw(self, rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Draw alpha [n] and gamma [n] uniformly; multipliers [n, K] mostly small, and often 0."""
+        shape = (n, len(self.task.limits))
+        multipliers = np.expm1(rng.random(shape) * np.log1p(self.maximum)) * (rng.random(shape) > 0.3)
+        return rng.random(n) * self.prices.alpha, rng.random(n) * self.prices.gamma, multipliers
+
+    def _gain(self, rows: np.ndarray, alpha: np.ndarray, gamma: np.ndarray, multipliers: np.ndarray) -> np.ndarray:
+        """Return what every action is worth at its row's prices, float32 [m, A]."""
+        batches = self.task.rows
+        score, irrelevant, cost = batches.facts(rows)
+        used = np.arange(score.shape[1]) != Action.SKIP
+        worth = score - (gamma * irrelevant)[:, None] * used - batches.tokens
+        worth = worth - alpha[:, None] * batches.terms.extra_latency[rows] - np.einsum("nka,nk->na", cost, multipliers)
+        return np.asarray(worth / (1.0 + multipliers.sum(axis=1, keepdims=True)), dtype=np.float32)
+
+    def _scaled(self, alpha: np.ndarray, gamma: np.ndarray, multipliers: np.ndarray) -> np.ndarray:
+        """Return the prices as inputs of the network, float32 [n, 2 + K]."""
+        scaled = np.log1p(multipliers) / max(np.log1p(self.maximum), 1e-9)
+        largest = (max(self.prices.alpha, 1e-9), max(self.prices.gamma, 1e-9))
+        parts = [alpha[:, None] / largest[0], gamma[:, None] / largest[1], scaled]
+        return np.concatenate(parts, axis=1).astype(np.float32) * 2 - 1

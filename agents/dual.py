@@ -1,0 +1,64 @@
+"""The price of a constraint before anything is learned: rewards [n, A] and costs [n, K, A] go in, multipliers [K] out.
+
+Where every action's outcome can be predicted, the best multipliers minimise the Lagrangian's dual function,
+`mean_i max_a (reward[i, a] - multiplier . cost[i, :, a]) + multiplier . limit`, which is convex (Altman 1999, chapter 3).
+Its slope along one multiplier is limit - cost, so each is found by bisection, in turn until none moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+SWEEPS, HALVINGS = 20, 16
+
+
+def solve_multipliers(
+    reward: np.ndarray,
+    cost: np.ndarray,
+    limits: np.ndarray,
+    maximum: float,
+    paid: np.ndarray | None = None,
+    margin: float = 0.0,
+) -> np.ndarray:
+    """Return the multipliers [K], each between 0 and `maximum`, that price the limits on these rows.
+
+    Args:
+        reward: predicted, of every action, [n, A].
+        cost: predicted, of every action, [n, K, A].
+        limits: on the mean cost, [K].
+        maximum: largest multiplier; where even it does not bring the cost to the limit, it is returned.
+        paid: what every action really cost, [n, K, A], which the limits hold for; None: what was predicted.
+        margin: standard errors that are added to the mean of `paid`.
+    """
+    paid = cost if paid is None else paid
+    multipliers = np.zeros(cost.shape[1])
+    for _ in range(SWEEPS):
+        before = multipliers.copy()
+        for k in range(len(multipliers)):
+            others = np.where(np.arange(len(multipliers)) == k, 0.0, multipliers).astype(np.float32)
+            worth = reward - np.einsum("nka,k->na", cost, others)  # [n, A]
+            spent = partial(_spent, worth, cost[:, k], paid[:, k], margin)
+            multipliers[k] = bisect(spent, float(limits[k]), maximum)
+        if np.abs(multipliers - before).max(initial=0.0) <= 1e-3 * max(maximum, 1.0):
+            break
+    return multipliers
+
+
+def bisect(spent: Callable[[float], float], limit: float, maximum: float) -> float:
+    """Return the smallest multiplier between 0 and `maximum` whose cost `spent` is within the limit, or `maximum`."""
+    if spent(0.0) <= limit:
+        return 0.0
+    low, high = 0.0, maximum
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if spent(middle) > limit else (low, middle)
+    return high
+
+
+def _spent(worth: np.ndarray, cost: np.ndarray, paid: np.ndarray, margin: float, multiplier: float) -> float:
+    actions = (worth - np.float32(multiplier) * cost).argmax(axis=1)
+    costs = np.take_along_axis(paid, actions[:, None], axis=1)
+    return float(costs.mean(dtype=np.float64) + margin * costs.std(dtype=np.float64) / np.sqrt(len(costs)))

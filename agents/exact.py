@@ -1,0 +1,129 @@
+"""The exact agent: expected outcomes of every action go in, a policy that meets the limits comes out, in seconds.
+
+Both outcomes of a question are known, so the expected reward of a policy, `E[r] = sum_a pi(a | s) r(s, a)`, has an exact
+gradient: no action is sampled, no critic is needed. The constraint is PPO's: a multiplier per retention set prices the
+cost, starts where the dual problem of the train rows has it, and follows the policy's cost on held-out rows.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch as th
+from torch import Tensor, nn
+
+from agents.averaging import WeightAverage
+from agents.config import ExactConfig
+from agents.cost_policy import Observations
+from agents.multiplier import LagrangeMultiplier
+from agents.outcome_model import flat
+from agents.task import Task
+from agents.update_log import per_constraint
+from envs.batch import OutcomeBatches, RowSampler
+
+Layers = list[tuple[np.ndarray, np.ndarray]]
+
+
+class GateNetwork(nn.Sequential):
+    """A multi-layer perceptron from normalised features (n, D) to logits (n, A)."""
+
+    def __init__(self, width: int, hidden: tuple[int, ...], actions: int, activation: str) -> None:
+        layers: list[nn.Module] = []
+        for size in hidden:
+            layers += [nn.Linear(width, size), nn.ReLU() if activation == "relu" else nn.Tanh()]
+            width = size
+        super().__init__(*layers, nn.Linear(width, actions))
+
+    def probabilities(self, observations: Observations) -> Tensor:
+        """Return the probability of every action (n, A), for flat observations (n, D)."""
+        return th.softmax(self(observations), dim=-1)
+
+    def arrays(self) -> Layers:
+        """Return weight [out, in] and bias [out] of every layer, from input to logits."""
+        layers = [layer for layer in self if isinstance(layer, nn.Linear)]
+        return [(layer.weight.detach().numpy().copy(), layer.bias.detach().numpy().copy()) for layer in layers]
+
+    def folded(self, last: Tensor) -> GateNetwork:
+        """Return the network with its last inputs held at `last` [P]: what they add is part of the first bias."""
+        network = copy.deepcopy(self)
+        first = network[0]
+        width = first.in_features - len(last)
+        with th.no_grad():
+            first.bias += first.weight[:, width:] @ last
+            first.weight = nn.Parameter(first.weight[:, :width].clone())
+            first.in_features = width
+        return network
+
+
+def train_exact(task: Task, keep: Callable[[dict[str, float]], None]) -> tuple[Layers, bool]:
+    """Train a policy on the exact gradient of `E[r - multiplier . c]`, with an entropy bonus.
+
+    Args:
+        task: what to learn.
+        keep: takes the step and the figures of every judgement.
+
+    Returns:
+        Weight [out, in] and bias [out] of every layer of the selected policy, and whether the multiplier ended at its
+        maximum in vain.
+    """
+    exact, rows = task.config.exact, task.rows
+    th.manual_seed(task.seed)
+    network = GateNetwork(sum(rows.problem.widths.values()), exact.hidden, len(rows.problem.actions), exact.activation)
+    multiplier = LagrangeMultiplier(task.config.lagrangian, len(task.limits))
+    multiplier.start_at(task.multipliers)
+    learner = ExactLearner(network, exact)
+    for step, (observations, reward, cost) in enumerate(_batches(rows, exact, task.seed), start=1):
+        price = th.as_tensor(multiplier.value, dtype=th.float32)  # [K]
+        learner.step(observations, (reward - th.einsum("nka,k->na", cost, price)) / (1.0 + price.sum()))
+        if step * exact.judgements // exact.steps > (step - 1) * exact.judgements // exact.steps:
+            policy = learner.average.network
+            figures = task.selection.consider(step, policy).figures()
+            multiplier.update(task.retention.expected_cost(policy))
+            prices = per_constraint("lagrange/multiplier", multiplier.value)
+            keep({"step": float(step), "alpha": task.config.reward.alpha, **prices, **figures})
+    network.load_state_dict(task.selection.weights)
+    return network.arrays(), bool(multiplier.saturated.any())
+
+
+class ExactLearner:
+    """Ascends the exact gradient of the expected gain.
+
+    Args:
+        network: of the policy.
+        config: step sizes, entropy bonus, averaging.
+    """
+
+    def __init__(self, network: GateNetwork, config: ExactConfig) -> None:
+        self.network, self.config = network, config
+        self.average = WeightAverage(network, config.averaging)
+        self.optimizer = th.optim.AdamW(
+            network.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        self.steps = 0
+
+    def step(self, observations: Tensor, gain: Tensor) -> None:
+        """Take one step on a batch: observations (B, D), gain of every action (B, A)."""
+        remaining = 1.0 - self.steps / self.config.steps
+        log_policy = th.log_softmax(self.network(observations), dim=1)
+        policy = log_policy.exp()
+        advantage = gain - gain[:, :1]  # the same gradient, with less rounding
+        entropy = self.config.entropy_coefficient * remaining * -log_policy
+        objective = (policy * (advantage + entropy)).sum(dim=1).mean()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * remaining
+        self.optimizer.zero_grad()
+        (-objective).backward()
+        self.optimizer.step()
+        self.steps += 1
+        self.average.update(self.network)
+
+
+def _batches(rows: OutcomeBatches, config: ExactConfig, seed: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield observations (B, D), reward (B, A) and cost (B, K, A) of every step, in shuffled epochs."""
+    sampler = RowSampler(len(rows), seed)
+    for _ in range(config.steps):
+        drawn = sampler.draw(min(config.batch_size, len(rows)))
+        reward, cost = rows.matrices(drawn)
+        yield th.from_numpy(flat(rows, drawn)), th.from_numpy(reward), th.from_numpy(cost)

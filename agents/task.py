@@ -1,0 +1,64 @@
+"""What every agent is given: rows to learn from and held-out rows go in; limits, prices and a judge come out."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from agents.config import AgentConfig
+from agents.dual import solve_multipliers
+from agents.outcome_model import SmoothedBatches, flat
+from agents.retention import RetentionBuffer
+from agents.selection import FeasibleBest
+from envs.batch import OutcomeBatches
+
+
+MOST_ROWS = 50_000
+"""Train rows that a policy's cost is measured on at most."""
+
+
+class Task:
+    """One agent's problem.
+
+    Few rows measure a small drop badly: on 5,000 retention questions a drop of 0.3 points has a standard error of about
+    as much. So costs are measured on held-out and train rows together, where the agent learns from smoothed outcomes and
+    cannot know single outcomes of the train rows; on held-out rows alone where it learns from single outcomes.
+
+    Args:
+        rows: to learn from.
+        held_out: rows that a policy is chosen by.
+        config: of the agent.
+        seed: of network, sampling and order of rows.
+
+    Raises:
+        ConfigError: the limits do not fit the table's retention sets.
+    """
+
+    def __init__(self, rows: OutcomeBatches, held_out: OutcomeBatches, config: AgentConfig, seed: int) -> None:
+        self.rows, self.config, self.seed = rows, config, seed
+        everything, lagrangian = np.arange(len(held_out)), config.lagrangian
+        observations, cost = flat(held_out, everything), held_out.cost
+        measured, paid, reward, expected = observations, cost, held_out.reward, cost
+        if isinstance(rows, SmoothedBatches):
+            some = np.random.default_rng(0).permutation(len(rows))[:MOST_ROWS]
+            model = SmoothedBatches(held_out.split, config.reward, rows.model, rows.normaliser)
+            measured = np.concatenate([observations, flat(rows, some)])
+            paid = np.concatenate([cost, OutcomeBatches.facts(rows, some)[2]])
+            pairs = zip(model.matrices(everything), rows.matrices(some), strict=True)
+            reward, expected = (np.concatenate(pair) for pair in pairs)
+        self.retention = RetentionBuffer(measured, paid, lagrangian.margin)
+        self.limits = np.asarray(lagrangian.limits(self.retention.n_constraints))  # [K]
+        judged = self.retention
+        if lagrangian.maximum == 0:  # the constraints are off, for the choice of a policy too
+            judged = RetentionBuffer(measured, paid[:, :0])
+        self.selection = FeasibleBest(observations, held_out.reward, judged, self.limits[: judged.n_constraints])
+        if lagrangian.initial is None:  # multipliers [K] at the start
+            self.multipliers = solve_multipliers(
+                reward, expected, self.limits, lagrangian.maximum, paid, lagrangian.margin
+            )
+        else:
+            self.multipliers = np.full(len(self.limits), lagrangian.initial)
+        self.reachable: float | None = None  # utility on the held-out rows of what the outcome model says is best
+        if isinstance(rows, SmoothedBatches):
+            worth = reward - np.einsum("nka,k->na", expected, self.multipliers)
+            best = worth[: len(held_out)].argmax(axis=1)
+            self.reachable = float(held_out.reward[everything, best].mean(dtype=np.float64))
