@@ -18,9 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from agents.agent_state import network_parameters, network_tensors, progress_of, set_progress, under
-from agents.environment_state import get_state, set_state
 from agents.ppo_lagrangian import PPOLagrangian
+from agents.storage.agent_state import network_parameters, network_tensors, progress_of, set_progress, under
+from agents.storage.environment_state import get_state, set_state
 from supervised.errors import CheckpointError
 from supervised.files import sha256_file, write_json, write_tensors
 
@@ -38,7 +38,7 @@ def save_checkpoint(
 
     Args:
         directory: of the checkpoint, which holds the newest one only.
-        model: its environment tells its state, see `agents.environment_state`.
+        model: its environment tells its state, see `agents.storage.environment_state`.
         identity: JSON that says which run this is; `load_checkpoint` compares it.
         extra: JSON of the caller.
         extra_tensors: tensors of the caller.

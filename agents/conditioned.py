@@ -1,18 +1,22 @@
-"""One network for every price: state and prices (alpha, gamma, multipliers) go in, the policy of those prices comes out.
+"""One network for every price: state and prices (alpha, gamma, multipliers) go in, their policy comes out.
 
-The exact agent's objective is linear in its prices: `score - alpha * latency - gamma * irrelevance - multiplier . cost`.
+The exact agent maximises what is linear in its prices: score - alpha latency - gamma irrelevance - multiplier . cost.
 Training draws prices anew for every row, so that one network answers for all of them (as universal value functions do
-for goals, Schaul et al. 2015). A limit needs no training: its multiplier is found by bisection on rows with known costs.
+for goals, Schaul et al. 2015). A limit needs no training: its multiplier is found by bisection on rows of known cost.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch as th
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from agents.dual import bisect
 from agents.exact import ExactLearner, GateNetwork
@@ -21,9 +25,11 @@ from agents.outcome_model import flat
 from agents.task import Task
 from envs.actions import Action
 from envs.batch import RowSampler
-from supervised.errors import ConfigError
+from supervised.errors import CheckpointError, ConfigError
+from supervised.files import sha256_file, write_json, write_tensors
 
 SWEEPS = 4
+TENSORS, DESCRIPTION = "network.safetensors", "network.json"
 
 
 @dataclass(frozen=True)
@@ -112,6 +118,33 @@ class ConditionedPolicy:
             if len(limits) <= 1 or np.abs(multipliers - before).max() <= 1e-3 * self.maximum:
                 break
         return self.at(alpha, gamma, multipliers), multipliers
+
+    def save(self, directory: Path) -> None:
+        """Write the network and its largest prices as safetensors and JSON."""
+        write_tensors(directory / TENSORS, {name: value.numpy() for name, value in self.network.state_dict().items()})
+        write_json(directory / DESCRIPTION, {"prices": asdict(self.prices), "sha256": sha256_file(directory / TENSORS)})
+
+    @classmethod
+    def load(cls, directory: Path, task: Task) -> ConditionedPolicy:
+        """Read what `save` wrote for the same task.
+
+        Raises:
+            CheckpointError: a file is missing or damaged, or the network is of another task.
+        """
+        try:
+            description = json.loads((directory / DESCRIPTION).read_text(encoding="utf-8"))
+            if sha256_file(directory / TENSORS) != description["sha256"]:
+                raise CheckpointError(f"{directory / TENSORS} has a wrong checksum; delete {directory} to train again.")
+            policy = cls(task, Prices(**description["prices"]))
+            policy.network.load_state_dict(load_file(directory / TENSORS))
+        except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(
+                f"The network in {directory} is missing, damaged or of another task ({type(error).__name__}); "
+                f"delete the folder to train it again."
+            ) from error
+        return policy
 
     def _folded(self, alpha: float, gamma: float, multipliers: np.ndarray) -> GateNetwork:
         """Return the network of these prices alone: prices that do not change are part of the first bias."""

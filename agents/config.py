@@ -81,7 +81,7 @@ class PPOConfig:
     activation: Literal["relu", "tanh"] = "relu"
     """Between the layers of policy and critics."""
     averaging: float = 0.9
-    """Weight of the past in the average of the policy's weights over rollouts, which is what ships; 0: the last ones."""
+    """Weight of the past in the average of the weights over rollouts, which is what ships; 0: the last weights."""
 
     def __post_init__(self) -> None:
         for name in ("num_envs", "n_steps", "batch_size", "n_epochs"):
@@ -182,7 +182,7 @@ class SmoothingConfig:
     min_leaf: int = 20
     """Rows that a leaf holds at least; more of them average away more noise, and more detail."""
     max_rows: int = 50_000
-    """Rows that the forest is fitted on at most."""
+    """Train rows that the forest is fitted on, and the policy learns from, at most; a random sample of more."""
 
     def __post_init__(self) -> None:
         _require("smoothing.trees", self.trees, "a whole number >= 0", self.trees >= 0, "50")
@@ -207,7 +207,7 @@ class ExactConfig:
     steps: int = 1500
     """Gradient steps."""
     entropy_coefficient: float = 0.1
-    """Weight of the entropy bonus at the start; it falls to 0 linearly. Without it early mistakes become certainties."""
+    """Weight of the entropy bonus at first; it falls to 0 linearly. Without it early mistakes become certainties."""
     weight_decay: float = 0.0
     """Decay of the weights per step, as a share of the step size."""
     averaging: float = 0.99
@@ -218,7 +218,8 @@ class ExactConfig:
     def __post_init__(self) -> None:
         for name in ("batch_size", "steps", "judgements"):
             value = getattr(self, name)
-            _require(f"exact.{name}", value, "a whole number of at least 1", value >= 1, str(getattr(ExactConfig, name)))
+            example = str(getattr(ExactConfig, name))
+            _require(f"exact.{name}", value, "a whole number of at least 1", value >= 1, example)
         for name in ("entropy_coefficient", "weight_decay"):
             _require(f"exact.{name}", getattr(self, name), ">= 0", getattr(self, name) >= 0, "0.01")
         _require("exact.learning_rate", self.learning_rate, "> 0", self.learning_rate > 0, "0.003")
@@ -230,7 +231,7 @@ class ExactConfig:
 
 @dataclass(frozen=True)
 class CurriculumConfig:
-    """What moves linearly while PPO begins: alpha to `reward.alpha`; token cap and audio share to those of the table."""
+    """What moves linearly while PPO begins: alpha to `reward.alpha`, token cap and audio share to the table's."""
 
     steps: int = 20_000
     """Steps until alpha, cap and share are final, counted from the first step of the run; 0: final from the start."""

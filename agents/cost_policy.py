@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.distributions import CategoricalDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor, create_mlp
 from stable_baselines3.common.type_aliases import Schedule
@@ -73,6 +74,8 @@ class CostActorCriticPolicy(ActorCriticPolicy):
             self.cost_critics.append(critic)
         # One fused pass over all parameters: a third less time per update of a small network on a CPU.
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), fused=True, **self.optimizer_kwargs)
+        # torch's distributions check and normalise what they are given, which costs more than the network's own heads.
+        self._categorical = isinstance(self.action_dist, CategoricalDistribution)
         self._learned_features = next(self.features_extractor.parameters(), None) is not None
 
     def prepare(self, observations: Observations) -> Observations:
@@ -82,14 +85,24 @@ class CostActorCriticPolicy(ActorCriticPolicy):
     def act(self, prepared: Observations) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Sample actions (N, ...); with them their log-probability (N,), values (N,) and cost values (N, K)."""
         features = self._features(prepared)
-        distribution, values, cost_values = self._heads(features)
+        latent, values, cost_values = self._heads(features)
+        if self._categorical:
+            log_policy = th.log_softmax(self.action_net(latent), dim=1)  # (N, A)
+            actions = th.multinomial(log_policy.exp(), 1)  # (N, 1)
+            return actions[:, 0], log_policy.gather(1, actions)[:, 0], values, cost_values
+        distribution = self._get_action_dist_from_latent(latent)
         actions = distribution.get_actions()
         return actions, distribution.log_prob(actions), values, cost_values
 
     def evaluate(self, prepared: Observations, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Return log-probability (N,), values (N,), cost values (N, K) and entropy (N,), None where it is not known."""
         features = self._features(prepared)
-        distribution, values, cost_values = self._heads(features)
+        latent, values, cost_values = self._heads(features)
+        if self._categorical:
+            log_policy = th.log_softmax(self.action_net(latent), dim=1)  # (N, A)
+            log_probs = log_policy.gather(1, actions[:, None])[:, 0]
+            return log_probs, values, cost_values, -(log_policy.exp() * log_policy).sum(dim=1)
+        distribution = self._get_action_dist_from_latent(latent)
         return distribution.log_prob(actions), values, cost_values, distribution.entropy()
 
     def predict_both_values(self, prepared: Observations) -> tuple[Tensor, Tensor]:
@@ -100,7 +113,8 @@ class CostActorCriticPolicy(ActorCriticPolicy):
 
     def probabilities(self, observations: Observations) -> Tensor:
         """Return the probability of every action (N, A); discrete actions only."""
-        return self.get_distribution(observations).distribution.probs
+        features = self.extract_features(observations, self.pi_features_extractor)
+        return th.softmax(self.action_net(self.mlp_extractor.forward_actor(features)), dim=1)
 
     def policy_layers(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return weight [out, in] and bias [out] of every layer from the observation to the logits."""
@@ -112,10 +126,9 @@ class CostActorCriticPolicy(ActorCriticPolicy):
     def _features(self, prepared: Observations) -> Any:
         return self.extract_features(prepared) if self._learned_features else prepared  # (N, F)
 
-    def _heads(self, features: Tensor) -> tuple[Any, Tensor, Tensor]:
+    def _heads(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         latent_policy, latent_value = self.mlp_extractor(features)
-        distribution = self._get_action_dist_from_latent(latent_policy)
-        return distribution, self.value_net(latent_value).flatten(), self._cost_values(features)
+        return latent_policy, self.value_net(latent_value).flatten(), self._cost_values(features)
 
     def _cost_values(self, features: Tensor) -> Tensor:
         if self.n_constraints == 0:

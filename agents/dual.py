@@ -1,7 +1,7 @@
 """The price of a constraint before anything is learned: rewards [n, A] and costs [n, K, A] go in, multipliers [K] out.
 
 Where every action's outcome can be predicted, the best multipliers minimise the Lagrangian's dual function,
-`mean_i max_a (reward[i, a] - multiplier . cost[i, :, a]) + multiplier . limit`, which is convex (Altman 1999, chapter 3).
+`mean_i max_a (reward[i, a] - multiplier . cost[i, :, a]) + multiplier . limit`, a convex one (Altman 1999, chapter 3).
 Its slope along one multiplier is limit - cost, so each is found by bisection, in turn until none moves.
 """
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.resamples import Interval, Resamples, interval
+from agents.metrics.resamples import Interval, Resamples, interval
 from envs.actions import Action
 from envs.batch import OutcomeBatches
 from supervised.errors import ConfigError

@@ -1,6 +1,6 @@
 """The exact agent: expected outcomes of every action go in, a policy that meets the limits comes out, in seconds.
 
-Both outcomes of a question are known, so the expected reward of a policy, `E[r] = sum_a pi(a | s) r(s, a)`, has an exact
+Both outcomes of a question are known, so the expected reward of a policy, `sum_a pi(a | s) r(s, a)`, has an exact
 gradient: no action is sampled, no critic is needed. The constraint is PPO's: a multiplier per retention set prices the
 cost, starts where the dual problem of the train rows has it, and follows the policy's cost on held-out rows.
 """
@@ -49,9 +49,10 @@ class GateNetwork(nn.Sequential):
         """Return the network with its last inputs held at `last` [P]: what they add is part of the first bias."""
         network = copy.deepcopy(self)
         first = network[0]
+        assert isinstance(first, nn.Linear)
         width = first.in_features - len(last)
         with th.no_grad():
-            first.bias += first.weight[:, width:] @ last
+            first.bias.add_(first.weight[:, width:] @ last)
             first.weight = nn.Parameter(first.weight[:, :width].clone())
             first.in_features = width
         return network

@@ -72,12 +72,18 @@ class SmoothedBatches(OutcomeBatches):
         config: alpha and gamma.
         model: fitted on train rows.
         normaliser: that of the rows which the model was fitted on.
+        like: the same rows as they happened, whose features are shared; None: they are read.
     """
 
     def __init__(
-        self, split: TableSplit, config: RewardConfig, model: OutcomeModel, normaliser: ObservationNormaliser
+        self,
+        split: TableSplit,
+        config: RewardConfig,
+        model: OutcomeModel,
+        normaliser: ObservationNormaliser,
+        like: OutcomeBatches | None = None,
     ) -> None:
-        super().__init__(split, config, normaliser)
+        super().__init__(split, config, normaliser, like=like)
         self.model = model
         actions, sets = len(self.problem.actions), len(self.problem.retention_sets)
         self._expected = np.empty((len(split), actions + 1 + sets * (actions - 1)), dtype=np.float32)
@@ -93,13 +99,13 @@ class SmoothedBatches(OutcomeBatches):
         score = found[:, :actions].copy()
         score[:, 1:] += score[:, :1]  # the forest predicts what audio adds
         cost = np.zeros((len(rows), len(self.problem.retention_sets), actions), dtype=np.float32)
-        cost[:, :, 1:] = found[:, actions + 1 :].reshape(len(rows), -1, actions - 1)
+        cost[:, :, 1:] = found[:, actions + 1 :].reshape(cost[:, :, 1:].shape)
         return score, found[:, actions], cost
 
 
 def flat(rows: OutcomeBatches, indices: np.ndarray) -> np.ndarray:
     """Return normalised features side by side, float32 [m, D]."""
-    return np.concatenate(list(rows.observe(indices).values()), axis=1)
+    return rows.flat(indices)
 
 
 def learnable(
@@ -113,10 +119,11 @@ def learnable(
         smoothing: of the outcomes.
         model: fitted before on the same rows with the same `smoothing`, to spare the fit; None: fit one.
     """
-    rows = OutcomeBatches(split, config)
     if smoothing.trees == 0:
-        return rows
-    return SmoothedBatches(split, config, model or OutcomeModel(rows, smoothing), rows.normaliser)
+        return OutcomeBatches(split, config)
+    split = split.sample(smoothing.max_rows)  # those that the forest is fitted on; to predict others takes too long
+    rows = OutcomeBatches(split, config)
+    return SmoothedBatches(split, config, model or OutcomeModel(rows, smoothing), rows.normaliser, rows)
 
 
 def _targets(rows: OutcomeBatches, indices: np.ndarray) -> np.ndarray:

@@ -20,16 +20,16 @@ from stable_baselines3.common.utils import LinearSchedule, obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
-from agents.agent_state import network_parameters
-from agents.archive import Target
 from agents.buffer import CostRolloutBuffer, Step, map_observations
 from agents.config import LagrangianConfig, PPOConfig
 from agents.cost_policy import CostActorCriticPolicy
 from agents.episodes import EpisodeMeter, check_environment, check_rewards, read_costs, within_bounds
 from agents.multiplier import LagrangeMultiplier
-from agents.objective import Weights, mixed_advantages, ppo_loss
+from agents.objective import Weights, clip_gradients, mixed_advantages, ppo_loss
 from agents.retention import RetentionBuffer
-from agents.saving import SavedAgent, at_rest, awaken
+from agents.storage.agent_state import network_parameters
+from agents.storage.archive import Target
+from agents.storage.saving import SavedAgent, at_rest, awaken
 from agents.truncation import bootstrap_truncated
 from agents.update_log import RECORDED, per_constraint, update_metrics
 from supervised.errors import ConfigError
@@ -237,9 +237,10 @@ class PPOLagrangian(PPO):
                 if self.target_kl is not None and record[RECORDED.index("approx_kl")] > 1.5 * self.target_kl:
                     break
                 records.append(record)
-                self.policy.optimizer.zero_grad()
+                for parameter in parameters:
+                    parameter.grad = None
                 loss.backward()
-                nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+                clip_gradients(parameters, self.max_grad_norm)
                 self.policy.optimizer.step()
             else:
                 self._n_updates += 1

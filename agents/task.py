@@ -11,7 +11,6 @@ from agents.retention import RetentionBuffer
 from agents.selection import FeasibleBest
 from envs.batch import OutcomeBatches
 
-
 MOST_ROWS = 50_000
 """Train rows that a policy's cost is measured on at most."""
 
@@ -20,8 +19,8 @@ class Task:
     """One agent's problem.
 
     Few rows measure a small drop badly: on 5,000 retention questions a drop of 0.3 points has a standard error of about
-    as much. So costs are measured on held-out and train rows together, where the agent learns from smoothed outcomes and
-    cannot know single outcomes of the train rows; on held-out rows alone where it learns from single outcomes.
+    as much. So costs are measured on held-out and train rows together where the agent learns from smoothed outcomes and
+    cannot know single outcomes of the train rows, and on held-out rows alone where it learns from single outcomes.
 
     Args:
         rows: to learn from.
@@ -40,7 +39,7 @@ class Task:
         measured, paid, reward, expected = observations, cost, held_out.reward, cost
         if isinstance(rows, SmoothedBatches):
             some = np.random.default_rng(0).permutation(len(rows))[:MOST_ROWS]
-            model = SmoothedBatches(held_out.split, config.reward, rows.model, rows.normaliser)
+            model = SmoothedBatches(held_out.split, config.reward, rows.model, rows.normaliser, held_out)
             measured = np.concatenate([observations, flat(rows, some)])
             paid = np.concatenate([cost, OutcomeBatches.facts(rows, some)[2]])
             pairs = zip(model.matrices(everything), rows.matrices(some), strict=True)

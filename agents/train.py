@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from agents.config import AgentConfig, LagrangianConfig
-from agents.dual import solve_multipliers
+from agents.config import AgentConfig
 from agents.gate_policy import GatePolicy
 from agents.outcome_model import OutcomeModel, learnable
 from agents.selection import Judgement
@@ -92,7 +91,7 @@ def train_agent(
         validation: held-out rows: the retention buffer, and the choice of the policy that ships.
         config: of the agent.
         seed: of network, sampling and order of rows.
-        checkpoints: folder of this seed's checkpoint; None: none is written. The exact agent, done in seconds, has none.
+        checkpoints: folder of this seed's checkpoint; None: none is written. The exact agent has none.
         resume: go on from the checkpoint there, bit for bit; without one the run starts at 0.
         log_dir: folder of this seed's TensorBoard events; None: none.
         progress: called after every rollout and its update, with the step and the latest entry of the history.

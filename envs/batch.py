@@ -20,14 +20,15 @@ from envs.reward import RewardTerms, cost_matrix, token_cost
 from envs.source import problem_of
 from supervised.errors import CheckpointError
 
-_CACHE_BYTES = 256 << 20
+_CACHE_BYTES = 128 << 20
 _ROWS_AT_ONCE = 4096
 
 
 class OutcomeBatches:
     """Gathers observations, rewards and costs by row of a split.
 
-    Features that fit into `keep_bytes` are normalised once and kept; larger tables are read from disk batch by batch.
+    Features that fit into `keep_bytes` are normalised once and kept side by side; larger tables are read from disk
+    batch by batch. Those of `like`, which are of the same split and normaliser, are shared.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class OutcomeBatches:
         config: RewardConfig,
         normaliser: ObservationNormaliser | None = None,
         keep_bytes: int = _CACHE_BYTES,
+        like: OutcomeBatches | None = None,
     ) -> None:
         self.split = split
         self.problem = problem_of(split)
@@ -52,19 +54,27 @@ class OutcomeBatches:
         self.tokens = token_cost(config, self.problem.action_tokens, len(self.problem.actions))  # [A]
         self._reward: np.ndarray | None = None
         fits = len(split) * sum(self.problem.widths.values()) * 4 <= keep_bytes
-        self._kept = self._normalised() if fits else None
+        kept = None if like is None else like._side_by_side
+        self._side_by_side = self._normalised() if fits and kept is None else kept  # [n, D]
+        self._kept = None if self._side_by_side is None else self._by_name(self._side_by_side)
 
     def __len__(self) -> int:
         return len(self.split)
 
-    def _normalised(self) -> dict[str, np.ndarray]:
-        """Return all features, normalised piece by piece: temporaries stay small."""
-        kept = {name: np.empty((len(self), width), dtype=np.float32) for name, width in self.problem.widths.items()}
+    def _normalised(self) -> np.ndarray:
+        """Return all features side by side, float32 [n, D], normalised piece by piece: temporaries stay small."""
+        kept = np.empty((len(self), sum(self.problem.widths.values())), dtype=np.float32)
+        columns = self._by_name(kept)
         for first in range(0, len(self), _ROWS_AT_ONCE):
             rows = slice(first, first + _ROWS_AT_ONCE)
             for name, values in self.normaliser(self.split.observation(rows)).items():
-                kept[name][rows] = values
+                columns[name][rows] = values
         return kept
+
+    def _by_name(self, side_by_side: np.ndarray) -> dict[str, np.ndarray]:
+        """Return views of the features, float32 [n, D] each, in the order of the table."""
+        ends = np.cumsum(list(self.problem.widths.values()))
+        return dict(zip(self.problem.widths, np.split(side_by_side, ends[:-1], axis=1), strict=True))
 
     @property
     def reward(self) -> np.ndarray:
@@ -88,6 +98,12 @@ class OutcomeBatches:
         if self._kept is None:
             return self.normaliser(self.split.observation(rows))
         return {name: values[rows] for name, values in self._kept.items()}
+
+    def flat(self, rows: np.ndarray) -> np.ndarray:
+        """Return the normalised features of some rows side by side, float32 [m, D], a fresh array."""
+        if self._side_by_side is not None:
+            return self._side_by_side.take(rows, axis=0)
+        return np.concatenate(list(self.observe(rows).values()), axis=1)
 
     def facts(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return score [m, A], whether it is a retention question [m], and cost [m, K, A] of some rows, float32."""

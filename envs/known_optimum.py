@@ -1,4 +1,4 @@
-"""Decision problems whose best constrained policy is known: means per cell go in; a table, and what it is worth, come out.
+"""Problems whose best constrained policy is known: means per cell go in; a table, and what a policy is worth, come out.
 
 A question belongs to one of C cells, which its features tell, and to a kind: one of K retention sets, or audio. Scores
 are coin tosses with the means of cell and kind. The policy cannot see the kind, so the best one is a probability per
@@ -44,7 +44,9 @@ class KnownProblem:
                 f"{np.shape(self.kind)} and {np.shape(self.score)}; give the same C and K to all of them."
             )
         if not (np.isclose(np.sum(self.cell), 1) and np.allclose(np.sum(self.kind, axis=1), 1)):
-            raise ConfigError("cell, and kind within every cell, must be probabilities that sum to 1; divide by the sum.")
+            raise ConfigError("cell, and kind in every cell, must be probabilities that sum to 1; divide by the sum.")
+        if not (self.rates > 0).all():
+            raise ConfigError(f"every retention set needs a question in some cell, got {self.rates.tolist()}; drop it.")
 
     @property
     def n_sets(self) -> int:
@@ -61,7 +63,8 @@ class KnownProblem:
         actions = np.arange(self.score.shape[2])
         score = np.einsum("ck,cka->ca", self.kind, self.score)
         irrelevant = self.kind[:, :-1].sum(axis=1)[:, None] * (actions != 0)
-        return np.asarray(score - config.gamma * irrelevant - config.alpha * _latency(len(actions)) / _unit(len(actions)))
+        latency = _latency(len(actions)) / _unit(len(actions))
+        return np.asarray(score - config.gamma * irrelevant - config.alpha * latency)
 
     def cost(self) -> np.ndarray:
         """Return the expected cost of every cell, retention set and action, [C, K, A]."""
@@ -79,7 +82,7 @@ class KnownProblem:
         reward, cost = self.reward(config), self.cost()
         limits = np.asarray(limits, dtype=np.float64)
         if limits.shape != (self.n_sets,):
-            raise ConfigError(f"limits must be one per retention set, {self.n_sets}, got {limits.tolist()}; add or drop.")
+            raise ConfigError(f"limits must be {self.n_sets}, one per set, got {limits.tolist()}; correct them.")
         cells, actions = reward.shape
         weighted = self.cell[:, None, None] * cost  # [C, K, A]
         solution = linprog(
@@ -91,11 +94,11 @@ class KnownProblem:
             bounds=(0, 1),
             method="highs",
         )
-        if not solution.success:
+        if not solution.success or solution.x is None:
             raise ConfigError(f"no policy meets the limits {limits.tolist()} ({solution.message}); raise them.")
         policy = solution.x.reshape(cells, actions)
         prices = -solution.ineqlin.marginals if self.n_sets else np.zeros(0)
-        return Optimum(policy, float(-solution.fun), float(self.cell @ reward[:, 0]), np.asarray(prices))
+        return Optimum(policy, -float(solution.fun or 0.0), float(self.cell @ reward[:, 0]), np.asarray(prices))
 
 
 @dataclass(frozen=True)
@@ -164,8 +167,9 @@ def random_problem(
     cell = rng.dirichlet(np.full(cells, 4.0))
     purely = rng.random(cells) < retention
     share = np.where(rng.random(cells) < mixed, rng.uniform(0.2, 0.8, cells) * 2 * retention, purely)  # of retention
+    share = np.clip(share, 0, 1) * (constraints > 0)  # without a set all questions are audio
     sets = rng.dirichlet(np.full(constraints, 0.5), size=cells)  # which sets a cell's retention questions belong to
-    kind = np.concatenate([np.clip(share, 0, 1)[:, None] * sets, 1 - np.clip(share, 0, 1)[:, None]], axis=1)
+    kind = np.concatenate([share[:, None] * sets, 1 - share[:, None]], axis=1)
     kind[:constraints] += np.eye(constraints, constraints + 1) * 0.02  # no set is empty
     kind /= kind.sum(axis=1, keepdims=True)
     budget = np.arange(actions) / (actions - 1)

@@ -43,9 +43,9 @@ class ObservationNormaliser:
             total = np.zeros(column.shape[1])
             squares = np.zeros(column.shape[1])
             for first in range(0, len(measured), _ROWS_AT_ONCE):
-                rows = column[measured[first : first + _ROWS_AT_ONCE]].astype(np.float64) - shift
+                rows = column[measured[first : first + _ROWS_AT_ONCE]] - shift  # float64 [m, D]
                 total += rows.sum(axis=0)
-                squares += np.square(rows).sum(axis=0)
+                squares += np.einsum("nd,nd->d", rows, rows)
             average = total / len(measured)
             deviation = np.sqrt(np.maximum(squares / len(measured) - np.square(average), 0.0))
             mean[name] = average + shift[0]
@@ -59,10 +59,12 @@ class ObservationNormaliser:
 
     def __call__(self, observation: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Normalise features float32 [..., D]; the arrays that come out are fresh."""
-        return {
-            name: np.clip((observation[name] - mean) / self.std[name], -CLIP, CLIP).astype(np.float32, copy=False)
-            for name, mean in self.mean.items()
-        }
+        normalised = {}
+        for name, mean in self.mean.items():
+            values = np.asarray(observation[name] - mean, dtype=np.float32)
+            values /= self.std[name]
+            normalised[name] = np.clip(values, -CLIP, CLIP, out=values)
+        return normalised
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Return what a checkpoint stores as safetensors: `mean.<feature>` and `std.<feature>`."""

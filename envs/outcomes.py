@@ -249,6 +249,13 @@ class TableSplit:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def sample(self, count: int) -> TableSplit:
+        """Return at most `count` of its rows, always the same, in their order; itself where it has no more."""
+        if len(self) <= count:
+            return self
+        chosen = np.random.default_rng(0).choice(len(self), count, replace=False)
+        return TableSplit(self.table, self.name, self.rows[np.sort(chosen)])
+
     @cached_property
     def score(self) -> np.ndarray:
         """Task score of every action, float32 [n, A], in [0, 1]."""

@@ -122,8 +122,7 @@ class AudioGateVecEnv(VecEnv):
 
     def observe(self, rows: np.ndarray) -> Any:
         """Return the observations of some rows of the split, as `reset` and `step` give them."""
-        features = self.batches.observe(rows)
-        return np.concatenate(list(features.values()), axis=1) if self.flat else features
+        return self.batches.flat(rows) if self.flat else self.batches.observe(rows)
 
     def reset(self) -> Any:
         """Show the next questions."""
@@ -211,7 +210,8 @@ class AudioGateVecEnv(VecEnv):
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
         """Return an attribute, once per environment asked for."""
-        return [getattr(self, attr_name) for _ in self._get_indices(indices)]
+        value = getattr(self, attr_name)
+        return [value for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
         """Set an attribute of all environments: they are one object."""

@@ -15,7 +15,7 @@ from safe_rl.command import run
 from safe_rl.config import RunConfig
 
 if TYPE_CHECKING:
-    from agents.certificate import Certificate
+    from agents.certificates.certificate import Certificate
     from envs.outcomes import OutcomeTable
     from safe_rl.certifying import Certified
 
@@ -46,7 +46,7 @@ def certify(config: RunConfig) -> None:
     run_dir = Path(config.run_dir)
     families = policies_of(run_dir)
     place = table_of(config)
-    from agents.certifier import Certifier
+    from agents.certificates.certifier import Certifier
     from envs.outcomes import OutcomeTable
 
     table = OutcomeTable.open(place)
@@ -138,7 +138,7 @@ def _tell(title: str, result: Certified) -> None:
 
 def _rows(name: str, certificate: Certificate) -> list[list[str]]:
     """Return one line of the table per retention set; usage and utility are those on the calibration rows."""
-    from agents.certificate import NEVER
+    from agents.certificates.certificate import NEVER
 
     threshold = "never" if certificate.threshold == NEVER else f"{certificate.threshold:.4f}"
     figures = [f"{100 * certificate.usage:.1f}", f"{certificate.utility:.4f}", f"{certificate.utility_never:.4f}"]

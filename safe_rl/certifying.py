@@ -19,8 +19,8 @@ from supervised.errors import ConfigError, TableError
 if TYPE_CHECKING:
     import numpy as np
 
-    from agents.certificate import Certificate
-    from agents.certifier import Certifier
+    from agents.certificates.certificate import Certificate
+    from agents.certificates.certifier import Certifier
     from envs.batch import OutcomeBatches
     from envs.outcomes import OutcomeTable
 
@@ -114,8 +114,8 @@ def keep_certificates(certifier: Certifier, certificates: dict[Path, Certificate
     """
     import numpy as np
 
-    from agents.certificate import gate_actions, save_certificate
-    from agents.certifier import probabilities_of
+    from agents.certificates.certificate import gate_actions, save_certificate
+    from agents.certificates.certifier import probabilities_of
     from agents.evaluation import evaluate
     from agents.gate_policy import load_policy
     from envs.actions import Action
@@ -147,7 +147,7 @@ def figures_on_test(rows: OutcomeBatches, actions: np.ndarray) -> dict[str, Any]
     """Return usage and utility of decisions [n], and harm and drop on each retention set, as the certificate counts."""
     import numpy as np
 
-    from agents.certifier import carries_audio
+    from agents.certificates.certifier import carries_audio
     from envs.actions import Action
 
     split, index = rows.split, np.arange(len(rows))
@@ -181,7 +181,7 @@ def check_test_rows(table: OutcomeTable) -> None:
 
 def shortage(name: str, certificate: Certificate) -> str | None:
     """Return one line that says why a policy ships as never-use and what would change it; None: it does not."""
-    from agents.certificate import NEVER
+    from agents.certificates.certificate import NEVER
 
     if certificate.threshold != NEVER:
         return None

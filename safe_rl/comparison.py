@@ -105,9 +105,9 @@ class Judge:
         """
         from agents.baselines import decide
 
-        result = {learned: self._figures(decisions)}
+        result = {learned: self.figures(decisions)}
         for name, scores in self._scores(_quick(decisions, self.rows)):
-            result[name] = self._figures(np.stack([decide(each) for each in scores]))
+            result[name] = self.figures(np.stack([decide(each) for each in scores]))
         return result
 
     def report(
@@ -123,9 +123,9 @@ class Judge:
             learned: key of the learned policy.
         """
         from agents.baselines import decide, decide_as_often, paying
-        from agents.calibration_metrics import OUTCOME_METRICS, USE_METRICS, Calibration
-        from agents.pairing import paired
-        from agents.routing_metrics import CURVE_METRICS, Routing
+        from agents.metrics.calibration import OUTCOME_METRICS, USE_METRICS, Calibration
+        from agents.metrics.pairing import paired
+        from agents.metrics.routing import CURVE_METRICS, Routing
 
         routing = Routing(self.rows, self.evaluation.resamples)
         calibration = Calibration(self.rows, self.evaluation.resamples)
@@ -134,7 +134,7 @@ class Judge:
         def ranked(scores: np.ndarray, used: np.ndarray) -> Figures:
             return {**routing.metrics(scores, used), **calibration.of_outcomes(scores, used)}
 
-        policies: Comparison = {learned: self._figures(decisions) | absent}
+        policies: Comparison = {learned: self.figures(decisions) | absent}
         if chances is not None:
             ranking, used = _ranking(chances, decisions, self.rows.reward.shape[1])
             policies[learned] |= {**ranked(ranking, used), **calibration.of_use(ranking, used)}
@@ -143,7 +143,7 @@ class Judge:
         matched_differences: dict[str, dict[str, Any]] = {}
         for name, scores in self._scores(_all(decisions, self.rows)):  # [1 or S, n, A - 1]
             actions = np.stack([decide(each) for each in scores])
-            policies[name] = self._figures(actions) | absent
+            policies[name] = self.figures(actions) | absent
             differences[name] = paired(self.evaluation, decisions, actions)
             if name in CONSTANT:
                 continue
@@ -154,11 +154,12 @@ class Judge:
                     for seed, own in enumerate(decisions)
                 ]
             )
-            matched[name] = self._figures(as_often)
+            matched[name] = self.figures(as_often)
             matched_differences[name] = paired(self.evaluation, decisions, as_often)
         return Report(policies, matched, differences, matched_differences, routing.zero_router())
 
-    def _figures(self, actions: np.ndarray) -> Figures:
+    def figures(self, actions: np.ndarray) -> Figures:
+        """Return every metric of decisions, int64 [n] or [S, n]; None where the rows cannot tell it."""
         return {**dict.fromkeys(METRICS), **self.evaluation.metrics(actions)}
 
     def _scores(self, baselines: Baselines) -> Iterator[tuple[str, np.ndarray]]:

@@ -16,7 +16,7 @@ from agents.config import (
     SmoothingConfig,
 )
 from envs.config import OutcomesConfig, RewardConfig
-from safe_rl.tune_config import TuneConfig
+from safe_rl.tuning.config import TuneConfig
 from supervised.config import DataConfig, ModelConfig, StageAConfig
 from supervised.demo.config import PretrainConfig
 from supervised.errors import ConfigError

@@ -139,8 +139,8 @@ def export(place: Path) -> float:
 
 def certify_students(table: OutcomeTable, config: RunConfig, places: list[Path]) -> str | None:
     """Certify every student that has no valid certificate, as `certify` does; return why it cannot be done, or None."""
-    from agents.certificate import load_certificate, save_certificate
-    from agents.certifier import Certifier
+    from agents.certificates.certificate import load_certificate, save_certificate
+    from agents.certificates.certifier import Certifier
 
     missing = []
     for place in places:
@@ -173,12 +173,12 @@ def judge(table: OutcomeTable, config: RunConfig, pairs: dict[int, tuple[Path, P
     """
     import numpy as np
 
-    from agents.calibration_metrics import Calibration
-    from agents.certifier import probabilities_of
+    from agents.certificates.certifier import probabilities_of
     from agents.evaluation import Evaluation
     from agents.gate_latency import decision_latency
     from agents.gate_policy import load_policy
-    from agents.pairing import paired
+    from agents.metrics.calibration import Calibration
+    from agents.metrics.pairing import paired
     from envs.batch import OutcomeBatches
 
     policies = {seed: tuple(load_policy(folder) for folder in pair) for seed, pair in pairs.items()}

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 _SYMBOLS = {
+    "h": "hexagon",
     "o": "circle",
     "*": "star",
     "P": "cross",

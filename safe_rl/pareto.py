@@ -1,26 +1,33 @@
 """Sweep the price of latency and draw accuracy against latency: the policy, the baselines and the oracle.
 
 python -m safe_rl.pareto
+python -m safe_rl.pareto --agent exact
 python -m safe_rl.pareto --pareto.alphas "[0, 0.3, 1]" --pareto.seeds 2
 python -m safe_rl.pareto --table path/to/table --run_dir runs/mine
 """
 
 from __future__ import annotations
 
+import json
+import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safe_rl.command import run
-from safe_rl.config import RunConfig
+from safe_rl.config import LEARNED, RunConfig
 
 if TYPE_CHECKING:
+    from agents.certificates.certificate import Certificate
     from envs.outcomes import OutcomeTable
     from safe_rl.comparison import Comparison
     from safe_rl.sweep import Cell
 
-MOVING = ("ppo_lagrangian", "oracle", "type_majority", "confidence")
-"""Policies that change with alpha: curves. The others that are drawn, always and never, are points."""
+MOVING = ("oracle", "type_majority", "confidence")
+"""Baselines that change with alpha: curves, as is what was learned. Always and never are points."""
+PLACES = {"ppo": "pareto", "exact": "pareto_exact"}
+"""Agent -> folder of its sweep within the run."""
+CERTIFIED = "certified to use audio, every seed"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,11 +39,11 @@ def pareto(config: RunConfig) -> None:
     """Train every cell of the sweep that is not there yet, judge them, and write CSV, PNG and metrics."""
     from safe_rl.pipeline import check_inputs, open_table
     from safe_rl.run_folder import RunFolder
-    from safe_rl.sweep import check_cells, claim_cells, train_cells, warnings_of
+    from safe_rl.sweep import certify_cells, check_cells, claim_cells, train_cells, warnings_of
     from safe_rl.training import check_splits, short_curriculum
 
     check_inputs(config)
-    place = Path(config.run_dir) / "pareto"
+    place = Path(config.run_dir) / PLACES[config.agent]
     check_cells(place, config)
     seeds = list(range(config.pareto.seeds))
     with RunFolder(config.run_dir) as folder:
@@ -45,13 +52,14 @@ def pareto(config: RunConfig) -> None:
         check_splits(table)
         claim_cells(place, config, table)
         cells = train_cells(table, config, place)
-        sweep = _judge(table, config, cells)
+        certificates, told = certify_cells(table, config, cells)
+        sweep = _judge(table, config, cells, certificates)
         write_csv(place / "pareto.csv", sweep)
-        _draw(place, sweep, config.pareto.seeds)
+        _draw(place, sweep, config, table, certificates)
         _write_metrics(place / "metrics.json", table, sweep, seeds)
         folder.finish()
-    _tell(sweep)
-    for warning in filter(None, [short_curriculum(config), *warnings_of(cells)]):
+    _tell(sweep, LEARNED[config.agent])
+    for warning in filter(None, [told, short_curriculum(config), *warnings_of(cells)]):
         print(f"warning: {warning}", file=sys.stderr)
     print(f"Curve: {place / 'pareto.png'} and {place / 'pareto.html'}, figures: {place / 'pareto.csv'}")
 
@@ -76,10 +84,13 @@ def write_csv(path: Path, sweep: dict[float, Comparison]) -> None:
     write_text(path, text.getvalue())
 
 
-def _judge(table: OutcomeTable, config: RunConfig, cells: dict[Cell, Path]) -> dict[float, Comparison]:
-    """Judge the policies of every alpha, and the baselines at it, in the order of alpha."""
+def _judge(
+    table: OutcomeTable, config: RunConfig, cells: dict[Cell, Path], certificates: dict[Cell, Certificate]
+) -> dict[float, Comparison]:
+    """Judge the policies of every alpha, as trained and as certified, and the baselines, in the order of alpha."""
     import numpy as np
 
+    from agents.certificates.certificate import gate_actions
     from agents.gate_policy import load_policy
     from safe_rl.comparison import Judge
 
@@ -88,23 +99,57 @@ def _judge(table: OutcomeTable, config: RunConfig, cells: dict[Cell, Path]) -> d
     sweep = {}
     for alpha in sorted(config.pareto.alphas):
         judge.set_alpha(alpha)
+        chances = {cell: load_policy(folder).probabilities(rows) for cell, folder in cells.items() if cell[0] == alpha}
         sweep[alpha] = judge.compare(
-            np.stack([load_policy(folder).decide(rows) for (price, _), folder in cells.items() if price == alpha])
+            np.stack([chance.argmax(axis=1) for chance in chances.values()]), LEARNED[config.agent]
         )
+        if certificates:
+            gates = [gate_actions(chance, certificates[cell].threshold) for cell, chance in chances.items()]
+            sweep[alpha]["certified"] = judge.figures(np.stack(gates))
     return sweep
 
 
-def _draw(place: Path, sweep: dict[float, Comparison], seeds: int) -> None:
+def _draw(
+    place: Path,
+    sweep: dict[float, Comparison],
+    config: RunConfig,
+    table: OutcomeTable,
+    certificates: dict[Cell, Certificate],
+) -> None:
     """Draw the sweep twice: a PNG to print, and an HTML file that shows every figure."""
     from safe_rl.interactive import draw_interactive
     from safe_rl.pictures import draw_pareto
 
-    curves = {name: [policies[name] for policies in sweep.values()] for name in MOVING}
+    learned, seeds = LEARNED[config.agent], config.pareto.seeds
+    names = [learned, *(["certified"] if certificates else []), *MOVING]
+    curves = {name: [policies[name] for policies in sweep.values()] for name in names}
+    curves |= _other_sweep(config, table)
+    open_ = {
+        alpha: [certificates[alpha, seed].threshold < math.inf for seed in range(seeds)]
+        for alpha in sweep
+        if certificates
+    }
+    marks = {"certified": [CERTIFIED if all(open_[alpha]) else None for alpha in sweep]} if certificates else {}
     first = next(iter(sweep.values()))
     points = {name: first[name] for name in ("always", "never")}
     title = f"The price of latency: {len(sweep)} alphas, {seeds} seed{'s' if seeds > 1 else ''}, test split"
-    draw_pareto(curves, points, place / "pareto.png", title)
-    draw_interactive(curves, points, place / "pareto.html", title, [f"alpha {alpha:g}" for alpha in sweep])
+    labels = [f"alpha {alpha:g}" for alpha in sweep]
+    draw_pareto(curves, points, place / "pareto.png", title, marks)
+    draw_interactive(curves, points, place / "pareto.html", title, labels, marks)
+
+
+def _other_sweep(config: RunConfig, table: OutcomeTable) -> dict[str, list[Any]]:
+    """Return the curve of the other agent's sweep, if the run has one of the same table and alphas."""
+    curves = {}
+    for agent, folder in PLACES.items():
+        path = Path(config.run_dir) / folder / "metrics.json"
+        if agent == config.agent or not path.is_file():
+            continue
+        found = json.loads(path.read_text(encoding="utf-8"))
+        alphas = [point["alpha"] for point in found["points"]]
+        if found["table_sha256"] == table.fingerprint and alphas == sorted(config.pareto.alphas):
+            curves[LEARNED[agent]] = [point["policies"][LEARNED[agent]] for point in found["points"]]
+    return curves
 
 
 def _write_metrics(path: Path, table: OutcomeTable, sweep: dict[float, Comparison], seeds: list[int]) -> None:
@@ -114,11 +159,12 @@ def _write_metrics(path: Path, table: OutcomeTable, sweep: dict[float, Compariso
     write_json(path, {"seeds": seeds, "table_sha256": table.fingerprint, "points": points})
 
 
-def _tell(sweep: dict[float, Comparison]) -> None:
+def _tell(sweep: dict[float, Comparison], learned: str) -> None:
+    from safe_rl.pictures import STYLES
     from safe_rl.report import show
 
-    curve = {f"alpha {alpha:g}": policies["ppo_lagrangian"] for alpha, policies in sweep.items()}
-    show(curve, "PPO-Lagrangian on the test split, 95 % intervals below the means")
+    curve = {f"alpha {alpha:g}": policies[learned] for alpha, policies in sweep.items()}
+    show(curve, f"{STYLES[learned][0]} on the test split, 95 % intervals below the means")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ LEARNED = ("ppo_lagrangian", "exact_gradient")
 STYLES = {
     "ppo_lagrangian": ("PPO-Lagrangian", "#D55E00", "o"),
     "exact_gradient": ("exact gradient", "#CC79A7", "o"),
+    "certified": ("certified gates", "#E69F00", "h"),
     "oracle": ("cost-aware oracle", "#009E73", "*"),
     "oracle_score": ("oracle, any price", "#009E73", "P"),
     "mlp": ("supervised MLP", "#0072B2", "p"),
@@ -93,7 +94,7 @@ def hull_of(
     """
     import numpy as np
 
-    from agents.routing_metrics import upper_hull
+    from agents.metrics.routing import upper_hull
 
     ours = [figures for name in LEARNED for figures in curves.get(name, ())]
     if not ours:

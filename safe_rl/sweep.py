@@ -9,21 +9,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
+from itertools import groupby
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from safe_rl.artefact import claim, refuse_stranger
 from safe_rl.command import explain
 from safe_rl.config import RunConfig
-from safe_rl.training import finished, given_table, outcome_model, trained, what_matters
-from supervised.errors import ConfigError, SafeError
+from safe_rl.determinism import prepare
+from safe_rl.training import agent_config, finished, given_table, outcome_model, trained, what_matters
+from supervised.errors import ConfigError, SafeError, TableError
 
 if TYPE_CHECKING:
+    from agents.certificates.certificate import Certificate
+    from agents.outcome_model import OutcomeModel
     from envs.outcomes import OutcomeTable
 
 Cell = tuple[float, int]
 """Alpha and seed."""
+Job = list[tuple[Cell, Path]]
+"""Cells, with their folders, that one worker makes together."""
 
 
 def check_cells(place: Path, config: RunConfig) -> None:
@@ -55,19 +63,43 @@ def train_cells(table: OutcomeTable, config: RunConfig, place: Path) -> dict[Cel
 
     cells = {
         (alpha, seed): place / f"alpha-{alpha:g}" / f"seed-{seed}"
-        for alpha in config.pareto.alphas
         for seed in range(config.pareto.seeds)
+        for alpha in config.pareto.alphas
     }
     missing = [(cell, folder) for cell, folder in cells.items() if not finished(folder)]
-    workers = min(config.pareto.workers, len(missing))
+    jobs = [[each] for each in missing]
+    if config.agent == "exact":  # one network answers for every alpha of a seed
+        jobs = [list(group) for _, group in groupby(missing, key=lambda each: each[0][1])]
+    workers = min(config.pareto.workers, len(jobs))
     with tqdm(total=len(cells), initial=len(cells) - len(missing), desc="pareto", unit="policy", disable=None) as bar:
         if workers <= 1:
-            for _ in _in_turn(table, config, missing):
+            for _ in _in_turn(table, config, jobs):
                 bar.update()
         else:
-            for _ in _by_workers(table.directory, config, missing, workers):
+            for _ in _by_workers(table.directory, config, jobs, workers):
                 bar.update()
     return cells
+
+
+def certify_cells(
+    table: OutcomeTable, config: RunConfig, cells: dict[Cell, Path]
+) -> tuple[dict[Cell, Certificate], str | None]:
+    """Return a certificate for every cell, written beside its policy, or none, and one line that says why."""
+    from agents.certificates.certificate import save_certificate
+    from agents.certificates.certifier import Certifier
+
+    certificates = {}
+    limits = config.certify.limits(len(table.retention_sets), config.lagrangian)
+    try:
+        for alpha in config.pareto.alphas:
+            certifier = Certifier(table, config.certify, limits, replace(config.reward, alpha=alpha))
+            for (price, seed), folder in cells.items():
+                if price == alpha:
+                    certificates[price, seed] = certifier.certify(folder)
+                    save_certificate(folder, certificates[price, seed])
+    except TableError as error:
+        return {}, f"no certificates: {error}"
+    return certificates, None
 
 
 def warnings_of(cells: dict[Cell, Path]) -> Iterator[str]:
@@ -78,15 +110,57 @@ def warnings_of(cells: dict[Cell, Path]) -> Iterator[str]:
             yield f"alpha {alpha:g}, seed {seed}: {provenance['warning']}"
 
 
-def _in_turn(table: OutcomeTable, config: RunConfig, cells: list[tuple[Cell, Path]]) -> Iterator[None]:
-    """Train cells one after the other, on one model of the outcomes, and yield once per finished cell."""
+def _in_turn(table: OutcomeTable, config: RunConfig, jobs: list[Job]) -> Iterator[None]:
+    """Do jobs one after the other, on one model of the outcomes, and yield once per finished cell."""
     model = cache(partial(outcome_model, table, config))
-    for (alpha, seed), folder in cells:
-        trained(table, replace(config, reward=replace(config.reward, alpha=alpha)), seed, folder, model=model)
+    for job in jobs:
+        if config.agent == "exact":
+            yield from _solve(table, config, job, model())
+            continue
+        for (alpha, seed), folder in job:
+            trained(table, replace(config, reward=replace(config.reward, alpha=alpha)), seed, folder, model=model)
+            yield
+
+
+def _solve(table: OutcomeTable, config: RunConfig, job: Job, model: OutcomeModel | None) -> Iterator[None]:
+    """Write the policies of one seed; a network is trained for all prices, unless there is one that goes far enough."""
+    from agents.conditioned import ConditionedPolicy, Prices
+    from agents.gate_policy import save_policy
+    from agents.outcome_model import learnable
+    from agents.task import Task
+    from envs.batch import OutcomeBatches
+
+    (_, seed), first = job[0]
+    prepare(seed, threads=1)
+    rows = learnable(table.split("train"), config.reward, config.smoothing, model)
+    held_out = OutcomeBatches(table.split("validation"), config.reward, rows.normaliser)
+    task = Task(rows, held_out, agent_config(config), seed)
+    place = first.parent.parent / "networks" / f"seed-{seed}"
+    highest = max(alpha for (alpha, _), _ in job)
+    policy = ConditionedPolicy.load(place, task) if (place / "network.json").is_file() else None
+    if policy is None or policy.prices.alpha < highest:
+        policy = ConditionedPolicy(task, Prices(max(highest, Prices.alpha), max(config.reward.gamma, Prices.gamma)))
+        policy.train()
+        policy.save(place)
+    for (alpha, _), folder in job:
+        gate, multipliers = policy.solve(alpha, config.reward.gamma)
+        short = _warning(multipliers, config)
+        told = {"seed": seed, "alpha": alpha, "table_sha256": table.fingerprint, "multipliers": multipliers.tolist()}
+        save_policy(folder, gate, told | {"warning": short})
         yield
 
 
-def _by_workers(table: Path, config: RunConfig, missing: list[tuple[Cell, Path]], workers: int) -> Iterator[None]:
+def _warning(multipliers: np.ndarray, config: RunConfig) -> str | None:
+    """Return one line if a multiplier stands at its maximum, so that its limit could not be met; else None."""
+    if config.lagrangian.maximum == 0 or not np.any(multipliers >= config.lagrangian.maximum):
+        return None
+    return (
+        f"The limit on the cost is not met even at the largest multiplier, {config.lagrangian.maximum:g}; raise "
+        f"lagrangian.limit or lagrangian.maximum."
+    )
+
+
+def _by_workers(table: Path, config: RunConfig, jobs: list[Job], workers: int) -> Iterator[None]:
     """Share the cells out, and yield once per finished cell; workers end with this generator, however it ends."""
     context = multiprocessing.get_context("spawn")
     running: dict[Connection, Any] = {}
@@ -94,10 +168,8 @@ def _by_workers(table: Path, config: RunConfig, missing: list[tuple[Cell, Path]]
         with _no_interrupts():  # inherited by the workers: Ctrl-C reaches only us, and we end them
             for first in range(workers):
                 ours, theirs = context.Pipe(duplex=False)
-                # Cells take equally long, so fixed shares are fair, and a worker imports torch only once.
-                process = context.Process(
-                    target=_work, args=(theirs, table, config, missing[first::workers]), daemon=True
-                )
+                # Jobs take equally long, so fixed shares are fair, and a worker imports torch only once.
+                process = context.Process(target=_work, args=(theirs, table, config, jobs[first::workers]), daemon=True)
                 process.start()
                 theirs.close()
                 running[ours] = process
@@ -126,8 +198,8 @@ def _by_workers(table: Path, config: RunConfig, missing: list[tuple[Cell, Path]]
             process.join()
 
 
-def _work(parent: Connection, table: Path, config: RunConfig, cells: list[tuple[Cell, Path]]) -> None:
-    """Train cells one after the other in a process of its own; tell the parent None for each, or a line of trouble."""
+def _work(parent: Connection, table: Path, config: RunConfig, jobs: list[Job]) -> None:
+    """Do jobs one after the other in a process of its own; tell the parent None for each, or a line of trouble."""
     import torch
 
     from envs.outcomes import OutcomeTable
@@ -135,7 +207,7 @@ def _work(parent: Connection, table: Path, config: RunConfig, cells: list[tuple[
     torch.set_num_threads(1)
     try:
         opened = OutcomeTable.open(table)
-        for _ in _in_turn(opened, config, cells):
+        for _ in _in_turn(opened, config, jobs):
             parent.send(None)
     except Exception as error:
         line = explain(error, config.run_dir)

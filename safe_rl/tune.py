@@ -20,8 +20,8 @@ from safe_rl.config import RunConfig, TuneRun
 
 if TYPE_CHECKING:
     from envs.outcomes import OutcomeTable
-    from safe_rl.study import TrialStudy
-    from safe_rl.tune_report import Row
+    from safe_rl.tuning.report import Row
+    from safe_rl.tuning.study import TrialStudy
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,9 +34,9 @@ def tune(command: TuneRun) -> None:
     from safe_rl.artefact import claim, refuse_stranger
     from safe_rl.pipeline import check_inputs, open_table
     from safe_rl.run_folder import RunFolder
-    from safe_rl.space import check_space
-    from safe_rl.study import TrialStudy, known_origin, origin
     from safe_rl.training import check_splits, short_curriculum
+    from safe_rl.tuning.space import check_space
+    from safe_rl.tuning.study import TrialStudy, known_origin, origin
     from supervised.errors import ConfigError
 
     config = RunConfig(**{field.name: getattr(command, field.name) for field in fields(RunConfig)})
@@ -50,7 +50,7 @@ def tune(command: TuneRun) -> None:
         check_splits(table)
         made_from = origin(config) | {"table_sha256": table.fingerprint}
         if command.trial is not None:
-            from safe_rl.rebuild import rebuild
+            from safe_rl.tuning.rebuild import rebuild
 
             study = TrialStudy(config, table.fingerprint, create=False)
             claim(place, made_from, ConfigError)
@@ -77,7 +77,7 @@ def _told_how_to_go_on(run_dir: str) -> Iterator[None]:
 def _run(table: OutcomeTable, config: RunConfig, study: TrialStudy) -> list[str]:
     from tqdm import tqdm
 
-    from safe_rl.trial_workers import run_by_workers, run_trials
+    from safe_rl.tuning.workers import run_by_workers, run_trials
 
     total, done = config.tune.trials, study.finished()
     with tqdm(total=total, initial=done, desc="tune", unit="trial", disable=None) as bar:
@@ -101,8 +101,8 @@ def _finish(table: OutcomeTable, study: TrialStudy, place: Path) -> None:
     """
     from rich.console import Console
 
-    from safe_rl.tune_pictures import draw_front, draw_history, draw_importance
-    from safe_rl.tune_report import (
+    from safe_rl.tuning.pictures import draw_front, draw_history, draw_importance
+    from safe_rl.tuning.report import (
         best_of,
         configuration_of,
         importance_of,

@@ -22,7 +22,7 @@ class DataConfig:
     """SoundScenes: questions that the policy learns from."""
     validation: int = 4000
     """SoundScenes: questions for early stopping, thresholds and the retention buffer."""
-    calibration: int = 2000
+    calibration: int = 8000
     """SoundScenes: questions kept for certificates."""
     test: int = 4000
     """SoundScenes: questions for the final figures."""

@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from envs.batch import OutcomeBatches
 from envs.config import RewardConfig
+from envs.known_optimum import KnownProblem, KnownTable, write_known_table
 from envs.outcomes import OutcomeTable
 from envs.table_format import Header
 from envs.table_writer import TableWriter
@@ -264,3 +265,31 @@ def rows_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., OutcomeBa
         return OutcomeBatches(OutcomeTable.open(directory).split("test"), reward or RewardConfig())
 
     return build
+
+
+@pytest.fixture(scope="session")
+def known_table(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., KnownTable]:
+    """Draw a table from a problem whose cells the features tell exactly; further options go to `write_known_table`."""
+
+    def build(problem: KnownProblem, rows: dict[str, int] | None = None, **options: Any) -> KnownTable:
+        rows = rows or {"train": 4000, "validation": 2000, "test": 500}
+        return write_known_table(
+            tmp_path_factory.mktemp("known"), problem, rows, **{"useless": 0, "spread": 0.0, **options}
+        )
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def eight_cells(known_table: Callable[..., KnownTable]) -> KnownTable:
+    """A table of eight cells. Cells 5 and 6 mix retention and audio questions, and a limit of 0.012 lets only 5 in.
+
+    Audio on cell 5 earns 0.058 there and drops retention by 0.0032; on cell 6 it earns 0.06 and drops it by 0.0237.
+    """
+    share = np.array([1.0, 1.0, 0.0, 0.0, 0.0, 0.6, 0.6, 0.6])  # of retention questions in every cell
+    base, heard = np.full((8, 2), 0.9), np.full((8, 2), 0.9)  # [C, retention or audio]
+    base[:, 1], heard[:, 1] = 0.2, [0.8, 0.8, 0.95, 0.8, 0.3, 0.9, 1.0, 0.8]
+    base[6, 1] = 0.1
+    heard[5:, 0] = [0.88, 0.75, 0.5]  # what a mixed cell's audio spoils
+    problem = KnownProblem(np.full(8, 1 / 8), np.stack([share, 1 - share], axis=1), np.stack([base, heard], axis=2))
+    return known_table(problem)

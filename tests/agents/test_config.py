@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from agents.config import AgentConfig, CurriculumConfig, LagrangianConfig, PPOConfig
+from agents.config import AgentConfig, CurriculumConfig, ExactConfig, LagrangianConfig, PPOConfig, SmoothingConfig
 
 
 def test_importing_the_configuration_imports_nothing_heavy() -> None:
@@ -16,7 +16,7 @@ def test_importing_the_configuration_imports_nothing_heavy() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: PPOConfig(learning_rate=0.0), r"ppo\.learning_rate must be > 0, got 0\.0; use e\.g\. 0\.001"),
+        (lambda: PPOConfig(learning_rate=0.0), r"ppo\.learning_rate must be > 0, got 0\.0; use e\.g\. 0\.003"),
         (lambda: PPOConfig(gamma=1.5), r"ppo\.gamma must be between 0 and 1, got 1\.5"),
         (lambda: PPOConfig(num_envs=0), r"ppo\.num_envs must be a whole number of at least 1, got 0"),
         (lambda: PPOConfig(batch_size=300), r"batch_size must divide .* = 2000, got 300"),
@@ -31,9 +31,22 @@ def test_importing_the_configuration_imports_nothing_heavy() -> None:
         (lambda: LagrangianConfig(limit=()), r"lagrangian\.limit must be a number or a list of at least one, got \[\]"),
         (
             lambda: LagrangianConfig(initial=30.0),
-            r"initial must be between 0 and lagrangian\.maximum = 20\.0, got 30\.0",
+            r"initial must be between 0 and lagrangian\.maximum = 20\.0, or null, got 30\.0",
         ),
         (lambda: LagrangianConfig(limit=(0.1, 0.2)).limits(3), r"one number or 3 .* got 2: \[0\.1, 0\.2\]"),
+        (lambda: LagrangianConfig(margin=-0.5), r"lagrangian\.margin must be >= 0, got -0\.5; use e\.g\. 1"),
+        (lambda: PPOConfig(activation="gelu"), r"ppo\.activation must be relu or tanh, got 'gelu'; use e\.g\. relu"),
+        (lambda: PPOConfig(averaging=1.0), r"ppo\.averaging must be at least 0 and below 1, got 1\.0"),
+        (lambda: SmoothingConfig(trees=-1), r"smoothing\.trees must be a whole number >= 0, got -1; use e\.g\. 50"),
+        (lambda: SmoothingConfig(min_leaf=0), r"smoothing\.min_leaf must be a whole number of at least 1, got 0"),
+        (lambda: SmoothingConfig(max_rows=0), r"smoothing\.max_rows must be a whole number of at least 1, got 0"),
+        (lambda: ExactConfig(steps=0), r"exact\.steps must be a whole number of at least 1, got 0"),
+        (lambda: ExactConfig(judgements=0), r"exact\.judgements must be a whole number of at least 1, got 0"),
+        (lambda: ExactConfig(learning_rate=-1.0), r"exact\.learning_rate must be > 0, got -1\.0"),
+        (lambda: ExactConfig(entropy_coefficient=-0.1), r"exact\.entropy_coefficient must be >= 0, got -0\.1"),
+        (lambda: ExactConfig(hidden=(0,)), r"exact\.hidden must be a list of widths of at least 1, got 0"),
+        (lambda: ExactConfig(activation="gelu"), r"exact\.activation must be relu or tanh, got 'gelu'"),
+        (lambda: ExactConfig(averaging=-0.1), r"exact\.averaging must be at least 0 and below 1, got -0\.1"),
         (lambda: CurriculumConfig(steps=-1), r"curriculum\.steps must be a whole number >= 0, got -1"),
         (lambda: AgentConfig(total_timesteps=0), r"total_timesteps must be a whole number of at least 1, got 0"),
     ],

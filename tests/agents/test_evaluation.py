@@ -170,7 +170,7 @@ def test_many_groups_are_joined_and_the_interval_stays(
     rng = np.random.default_rng(0)
     rows = rows_of((rng.random((4000, 2)) < 0.5), group=np.repeat(rng.permutation(2000), 2))
     alone = Evaluation(rows, 2000).metrics(np.zeros(4000))["accuracy"]
-    monkeypatch.setattr("agents.resamples.GROUPS", 400)
+    monkeypatch.setattr("agents.metrics.resamples.GROUPS", 400)
     evaluation = Evaluation(rows, 2000)
     assert evaluation.resamples.counts.shape == (2000, 400)
     _, firsts = np.unique(rows.split.group, return_index=True)

@@ -41,8 +41,39 @@ def test_rows_without_cost_count_but_are_not_kept() -> None:
 
 
 def test_several_passes_add_up_to_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = RetentionBuffer(X, COST, margin=1.0)
+    expected, decided = whole.expected_cost(_First()), whole.decided_cost(_First())
     monkeypatch.setattr(retention, "CHUNK", 3)
     assert RetentionBuffer(X, COST).expected_cost(_First()).tolist() == [0.0, 0.1875]
+    assert whole.expected_cost(_First()) == pytest.approx(expected)
+    assert np.stack(whole.decided_cost(_First())) == pytest.approx(np.stack(decided))
+
+
+def test_the_margin_adds_standard_errors_of_the_cost_of_a_drawn_action() -> None:
+    expected = RetentionBuffer(X, COST, margin=2.0).expected_cost(_First())
+    # First: squares 0.5 * 4 + 1 * 1 + 0 = 3, over 4 rows 0.75, less 0 squared; 2 * sqrt(0.75 / 4) = 0.8660.
+    # Second: squares 0.75 / 4 = 0.1875, less 0.1875 squared = 0.15234; 2 * sqrt(0.15234 / 4) = 0.39031.
+    assert expected == pytest.approx([0.866025, 0.1875 + 0.390312], abs=1e-6)
+
+
+def test_rows_without_cost_count_in_the_margin() -> None:
+    buffer = RetentionBuffer(np.concatenate([X, X]), np.concatenate([COST, np.zeros_like(COST)]), margin=1.0)
+    # First: squares 3 over 8 rows, mean 0; sqrt(0.375 / 8).
+    assert buffer.expected_cost(_First())[0] == pytest.approx(np.sqrt(0.375 / 8))
+
+
+def test_decisions_cost_what_their_most_probable_action_costs() -> None:
+    x = np.array([[0.6], [1.0], [0.4], [0.25]], dtype=np.float32)  # actions 1, 1, 0, 0
+    mean, cautious = RetentionBuffer(x, COST, margin=2.0).decided_cost(_First())
+    # First: (2 - 1 + 0 + 0) / 4; squares 5 / 4 less 1 / 16 = 1.1875; 2 * sqrt(1.1875 / 4) = 1.08972.
+    # Second: (0 + 0 + 0 + 1) / 4; squares 1 / 4 less 1 / 16 = 0.1875; 2 * sqrt(0.1875 / 4) = 0.43301.
+    assert mean.tolist() == [0.25, 0.25]
+    assert cautious == pytest.approx([1.339725, 0.683013], abs=1e-6)
+
+
+def test_without_a_margin_decisions_cost_their_mean() -> None:
+    mean, cautious = RetentionBuffer(X, COST).decided_cost(_First())
+    assert mean.tolist() == cautious.tolist() == [-0.25, 0.25]  # a tie goes to SKIP
 
 
 def test_rows_without_any_cost_cost_nothing() -> None:

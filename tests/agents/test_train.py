@@ -4,24 +4,30 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from agents.checkpoint import load_checkpoint
-from agents.config import AgentConfig, CurriculumConfig, LagrangianConfig, PPOConfig
+from agents.config import AgentConfig, CurriculumConfig, ExactConfig, LagrangianConfig, PPOConfig, SmoothingConfig
+from agents.outcome_model import OutcomeModel
 from agents.train import TrainedAgent, train_agent
+from envs.batch import OutcomeBatches
 from envs.config import RewardConfig
+from envs.known_optimum import KnownTable
 from envs.outcomes import OutcomeTable
 
 CONFIG = AgentConfig(
     ppo=PPOConfig(num_envs=200, batch_size=100, hidden=(16,), n_epochs=2, learning_rate=1e-2),
+    smoothing=SmoothingConfig(trees=10),
     lagrangian=LagrangianConfig(limit=0.01, lr=20.0),
     curriculum=CurriculumConfig(steps=2_000),
     total_timesteps=4_000,
     checkpoint_every=3,
 )
+EXACT = ExactConfig(hidden=(16,), steps=40, batch_size=200, judgements=4)
 
 
 def _train(table: OutcomeTable, config: AgentConfig = CONFIG, seed: int = 0, **options: object) -> TrainedAgent:
@@ -164,9 +170,78 @@ def test_a_constraint_that_no_validation_row_measures_is_refused(make_table: Cal
         train_agent(table.split("train"), split, CONFIG, 0)
     assert "\n" not in str(error.value)
     free = dataclasses.replace(CONFIG, lagrangian=LagrangianConfig(maximum=0.0), total_timesteps=200)
-    assert train_agent(table.split("train"), split, free, 0).selected.feasible
+    selected = train_agent(table.split("train"), split, free, 0).selected
+    assert (selected.cost, selected.feasible) == ([], True)
 
 
 def test_events_are_written_where_asked(table: OutcomeTable, tmp_path: Path) -> None:
     _train(table, dataclasses.replace(CONFIG, total_timesteps=400), log_dir=tmp_path)
     assert list(tmp_path.glob("events.out.tfevents.*"))
+
+
+@pytest.mark.parametrize(("averaging", "trees"), [(0.0, 5), (0.9, 0)])
+def test_averaging_and_smoothing_may_be_off_and_a_run_still_goes_on_to_the_bit(
+    table: OutcomeTable, tmp_path: Path, averaging: float, trees: int
+) -> None:
+    ppo = dataclasses.replace(CONFIG.ppo, averaging=averaging)
+    config = dataclasses.replace(CONFIG, ppo=ppo, smoothing=SmoothingConfig(trees=trees), total_timesteps=3_000)
+    whole = _train(table, config)
+    with pytest.raises(KeyboardInterrupt):
+        _train(table, config, checkpoints=tmp_path, progress=_stop_at(2_600))
+    _assert_equal(_train(table, config, checkpoints=tmp_path, resume=True), whole)
+
+
+def test_averaging_and_smoothing_change_what_is_learned(table: OutcomeTable) -> None:
+    short = dataclasses.replace(CONFIG, total_timesteps=1_000)
+    last = dataclasses.replace(short, ppo=dataclasses.replace(CONFIG.ppo, averaging=0.0))
+    raw = dataclasses.replace(short, smoothing=SmoothingConfig(trees=0))
+    weights = [_train(table, config).policy.layers[0][0] for config in (short, last, raw)]
+    assert not np.array_equal(weights[0], weights[1])
+    assert not np.array_equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize("agent", ["ppo", "exact"])
+def test_a_model_of_the_outcomes_that_is_shared_gives_the_same_policy(table: OutcomeTable, agent: Any) -> None:
+    config = dataclasses.replace(CONFIG, agent=agent, exact=EXACT, total_timesteps=1_000)
+    model = OutcomeModel(OutcomeBatches(table.split("train"), config.reward), config.smoothing)
+    other = dataclasses.replace(config, reward=RewardConfig(alpha=0.3))  # the model knows no alpha
+    _assert_equal(_train(table, config, outcome_model=model), _train(table, config))
+    _assert_equal(_train(table, other, outcome_model=model), _train(table, other))
+
+
+def test_the_multiplier_starts_at_the_price_of_the_train_rows_unless_one_is_given(eight_cells: KnownTable) -> None:
+    short = dataclasses.replace(CONFIG, total_timesteps=200, curriculum=CurriculumConfig(steps=2_000))  # it holds
+    table = eight_cells.table
+    priced = _train(table, dataclasses.replace(short, lagrangian=LagrangianConfig(limit=0.012)))
+    given = _train(table, dataclasses.replace(short, lagrangian=LagrangianConfig(limit=0.012, initial=0.125)))
+    assert 0.2 < priced.history[0]["lagrange/multiplier"] < 2.3  # between the prices at which cells 6 and 5 leave
+    assert given.history[0]["lagrange/multiplier"] == 0.125
+
+
+def test_the_exact_agent_learns_what_the_table_teaches(table: OutcomeTable, tmp_path: Path) -> None:
+    steps: list[int] = []
+    agent = _train(
+        table,
+        dataclasses.replace(CONFIG, agent="exact", exact=dataclasses.replace(EXACT, steps=200)),
+        checkpoints=tmp_path,
+        resume=True,
+        progress=lambda step, _: steps.append(step),
+        measure=lambda actions: {"share": float(np.mean(actions != 0))},
+    )
+    test = table.split("test")
+    actions = agent.policy.decide(test.observation(slice(None)))
+    assert actions[test.retention_set >= 0].mean() < 0.1
+    assert actions[test.retention_set < 0].mean() > 0.5
+    assert agent.selected.feasible
+    assert steps == [int(entry["step"]) for entry in agent.history] == [50, 100, 150, 200]
+    assert all(entry["share"] == entry["validation/usage"] for entry in agent.history)
+    assert not any(tmp_path.iterdir())  # it is done in a second and leaves no checkpoint
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_the_policy_that_ships_decides_like_the_network_that_was_judged(table: OutcomeTable, activation: Any) -> None:
+    ppo = dataclasses.replace(CONFIG.ppo, activation=activation)
+    agent = _train(table, dataclasses.replace(CONFIG, ppo=ppo, total_timesteps=1_000))
+    assert agent.policy.activation == activation
+    actions = agent.policy.decide(table.split("validation").observation(slice(None)))
+    assert np.mean(actions != 0) == pytest.approx(agent.selected.usage)

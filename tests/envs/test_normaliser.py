@@ -55,3 +55,24 @@ def test_a_damaged_normaliser_is_refused() -> None:
         ObservationNormaliser.from_tensors(tensors, {"features": {"image": 2}})
     with pytest.raises(CheckpointError, match="positive deviations"):
         ObservationNormaliser({"image": np.zeros(2)}, {"image": np.zeros(2)})
+
+
+def test_of_a_large_split_evenly_spread_blocks_are_measured(
+    synthetic_table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MOST_ROWS", 32)
+    monkeypatch.setattr(module, "_BLOCK", 8)
+    train = OutcomeTable.open(synthetic_table).split("train")
+    last = len(train) - 8
+    measured = np.concatenate([np.arange(8) + first for first in (0, last // 3, 2 * last // 3, last)])
+    found = ObservationNormaliser.fit(train)
+    values = train.features["question"][measured]
+    np.testing.assert_allclose(found.mean["question"], values.mean(axis=0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.std["question"], values.std(axis=0), rtol=1e-4)
+
+
+def test_a_split_within_the_bound_is_measured_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_ROWS", 32)
+    monkeypatch.setattr(module, "_BLOCK", 8)
+    np.testing.assert_array_equal(module._measured(32), np.arange(32))
+    assert len(np.unique(module._measured(33))) <= 32

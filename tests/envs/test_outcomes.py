@@ -293,3 +293,13 @@ def test_the_fingerprint_names_the_contents(make_table: Callable[..., Path]) -> 
     same = [OutcomeTable.open(make_table(name, seed=1)).fingerprint for name in ("a", "b")]
     assert same[0] == same[1]
     assert OutcomeTable.open(make_table("c", seed=2)).fingerprint != same[0]
+
+
+def test_a_sample_of_a_split_is_always_the_same_rows_in_their_order(synthetic_table: Path) -> None:
+    train = OutcomeTable.open(synthetic_table).split("train")
+    some = train.sample(20)
+    assert len(np.unique(some.rows)) == 20
+    assert np.all(np.diff(some.rows) > 0)
+    assert set(some.rows) < set(train.rows)
+    assert (some.name, some.rows.tolist()) == ("train", train.sample(20).rows.tolist())
+    assert train.sample(len(train)) is train

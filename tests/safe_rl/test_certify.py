@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.certificate import CertifiedGate, load_certificate
+from agents.certificates.certificate import CertifiedGate, load_certificate
 from envs.outcomes import OutcomeTable
 from safe_rl import train_policy
 from safe_rl.certify import main

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.certificate import CertifiedGate
+from agents.certificates.certificate import CertifiedGate
 from agents.gate_policy import load_policy
 from agents.onnx_export import OnnxGate
 from envs.outcomes import OutcomeTable

@@ -1,0 +1,1 @@
+"""Figures beyond means: curves over usage, calibration, paired differences, and their intervals."""

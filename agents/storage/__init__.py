@@ -1,0 +1,1 @@
+"""An agent on disk without pickle: what it consists of, and where its environments stand."""

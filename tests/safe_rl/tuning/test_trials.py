@@ -1,0 +1,72 @@
+"""What a trial is worth, and what it reports on the way."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from safe_rl.tuning.config import TuneConfig
+from safe_rl.tuning.trials import Diverged, SeedResult, _divergence, _Watch, limits_broken, objectives, worth
+
+RESULT = SeedResult(0, 100, utility=0.5, accuracy=0.75, latency_ms=10.0, usage=0.5, excess=-0.02, bound=-0.01)
+RESULTS = [RESULT, replace(RESULT, seed=1, utility=0.25, accuracy=0.25, latency_ms=14.0, bound=0.03)]
+
+
+def test_values_are_means_over_seeds() -> None:
+    assert objectives(RESULTS, TuneConfig()) == [0.375]
+    assert objectives(RESULTS, TuneConfig(objective="accuracy")) == [0.5]
+    assert objectives(RESULTS, TuneConfig(mode="pareto")) == [0.5, 12.0]
+
+
+def test_the_worst_seed_must_keep_the_limit_and_the_mean_the_latency() -> None:
+    assert limits_broken(RESULTS, TuneConfig()) == [0.03, -1.0]
+    assert limits_broken(RESULTS, TuneConfig(max_latency_ms=10.0)) == [0.03, pytest.approx(0.2)]
+    assert limits_broken(RESULTS, TuneConfig(max_latency_ms=24.0)) == [0.03, -0.5]
+
+
+def test_what_breaks_a_limit_is_worth_less_than_what_keeps_it() -> None:
+    figures = {"tune/utility": 0.4, "tune/accuracy": 0.6, "tune/latency_ms": 12.0}
+    assert worth(figures, -0.01, TuneConfig()) == 0.4
+    assert worth(figures, 0.0, TuneConfig(objective="accuracy")) == 0.6
+    assert worth(figures, 0.25, TuneConfig()) == -1.25
+    assert worth(figures, -0.01, TuneConfig(max_latency_ms=10.0)) == pytest.approx(-1.2)
+
+
+def entry(utility: float, bound: float = -0.1, **more: float) -> dict[str, float]:
+    figures = {"tune/utility": utility, "tune/accuracy": utility, "tune/latency_ms": 10.0}
+    return {"validation/utility": utility, "validation/bound": bound} | figures | more
+
+
+def test_a_policy_reports_ten_times_what_would_be_selected_so_far() -> None:
+    reports: list[tuple[int, float]] = []
+    watch = _Watch(1000, 1, [0.8], TuneConfig(), lambda step, value: reports.append((step, value)))
+    watch(50, {"train/loss": 1.0})  # alpha still grows
+    watch(100, entry(0.9, bound=0.5))  # breaks the limit: worth -1.5
+    watch(150, entry(0.2))
+    watch(200, entry(0.2))
+    watch(300, entry(0.4))
+    watch(350, entry(0.6))
+    watch(400, entry(0.1))  # the best so far stays
+    watch(2000, entry(0.1))  # the last rollout ends beyond the total
+    told = {step: pytest.approx((0.8 + value) / 2) for step, value in ((11, -1.5), (12, 0.2), (13, 0.4), (14, 0.6))}
+    assert dict(reports) == told | {20: pytest.approx(0.7)}
+
+
+@pytest.mark.parametrize("name", ["train/loss", "validation/utility", "lagrange/multiplier", "lagrange/multiplier_1"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_number_that_is_not_finite_ends_the_trial_with_its_name(name: str, value: float) -> None:
+    watch = _Watch(1000, 2, [], TuneConfig(), lambda step, value: None)
+    with pytest.raises(Diverged, match=rf"seed 2: {name} is {value} after 300 steps"):
+        watch(300, entry(0.5) | {name: value})
+
+
+def test_weights_that_are_no_numbers_are_told_from_mistakes() -> None:
+    import torch
+
+    with pytest.raises(Diverged, match="seed 3: the policy is no longer finite"), _divergence("seed 3"):
+        torch.multinomial(torch.tensor([float("nan"), 1.0]), 1)
+    with pytest.raises(RuntimeError, match="shape"), _divergence("seed 3"):
+        raise RuntimeError("shape mismatch")
+    with pytest.raises(ValueError, match="nan"), _divergence("seed 3"):
+        float("a nan that is none")
