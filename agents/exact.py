@@ -99,32 +99,44 @@ class ExactLearner:
     def __init__(self, network: GateNetwork, config: ExactConfig) -> None:
         self.network, self.config = network, config
         self.average = WeightAverage(network, config.averaging)
+        self.parameters = list(network.parameters())
         self.optimizer = th.optim.AdamW(
-            network.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
+            self.parameters, config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         self.steps = 0
 
     def step(self, observations: Tensor, gain: Tensor) -> None:
         """Take one step on a batch: observations (B, D), gain of every action (B, A)."""
         remaining = 1.0 - self.steps / self.config.steps
-        log_policy = th.log_softmax(self.network(observations), dim=1)
-        policy = log_policy.exp()
-        advantage = gain - gain[:, :1]  # the same gradient, with less rounding
-        entropy = self.config.entropy_coefficient * remaining * -log_policy
-        objective = (policy * (advantage + entropy)).sum(dim=1).mean()
+        logits = self.network(observations)
+        slope = ascent(logits.detach(), gain, self.config.entropy_coefficient * remaining)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * remaining
-        self.optimizer.zero_grad()
-        (-objective).backward()
+        for parameter in self.parameters:
+            parameter.grad = None
+        logits.backward(-slope)
         self.optimizer.step()
         self.steps += 1
         self.average.update(self.network)
 
 
+def ascent(logits: Tensor, gain: Tensor, bonus: float) -> Tensor:
+    """Return the gradient of `mean_i sum_a policy (gain - bonus * log policy)` with respect to the logits (B, A).
+
+    Written out, since it is one line: `policy * (worth - policy . worth)`, where `worth` is the gain with the bonus.
+    The bonus's other term vanishes, as probabilities sum to 1.
+    """
+    log_policy = th.log_softmax(logits, dim=1)
+    policy = log_policy.exp()
+    worth = gain - gain[:, :1] - bonus * log_policy  # a shift changes nothing but the rounding
+    return policy * (worth - (policy * worth).sum(dim=1, keepdim=True)) / len(logits)
+
+
 def _batches(rows: OutcomeBatches, config: ExactConfig, seed: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield observations (B, D), reward (B, A) and cost (B, K, A) of every step, in shuffled epochs."""
-    sampler = RowSampler(len(rows), seed)
+    sampler, size = RowSampler(len(rows), seed), min(config.batch_size, len(rows))
+    whole = rows.matrices(np.arange(len(rows))) if len(rows) <= config.steps * size else None  # every row is drawn
     for _ in range(config.steps):
-        drawn = sampler.draw(min(config.batch_size, len(rows)))
-        reward, cost = rows.matrices(drawn)
+        drawn = sampler.draw(size)
+        reward, cost = rows.matrices(drawn) if whole is None else (part.take(drawn, axis=0) for part in whole)
         yield th.from_numpy(flat(rows, drawn)), th.from_numpy(reward), th.from_numpy(cost)

@@ -49,7 +49,7 @@ class OutcomeModel:
             scaled = (targets[:, self._varies] - self._mean[self._varies]) / self._scale[self._varies]
             self._forest = ExtraTreesRegressor(
                 config.trees,
-                min_samples_leaf=max(1, min(config.min_leaf, len(chosen) // 20)),
+                min_samples_leaf=max(1, min(config.min_leaf, len(chosen) // 200)),
                 max_features="sqrt",
                 random_state=0,
                 n_jobs=1,

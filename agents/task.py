@@ -38,7 +38,7 @@ class Task:
         observations, cost = flat(held_out, everything), held_out.cost
         measured, paid, reward, expected = observations, cost, held_out.reward, cost
         if isinstance(rows, SmoothedBatches):
-            some = np.random.default_rng(0).permutation(len(rows))[:MOST_ROWS]
+            some = np.random.default_rng([0, len(rows)]).permutation(len(rows))[:MOST_ROWS]
             model = SmoothedBatches(held_out.split, config.reward, rows.model, rows.normaliser, held_out)
             measured = np.concatenate([observations, flat(rows, some)])
             paid = np.concatenate([cost, OutcomeBatches.facts(rows, some)[2]])

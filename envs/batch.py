@@ -55,7 +55,7 @@ class OutcomeBatches:
         self._reward: np.ndarray | None = None
         fits = len(split) * sum(self.problem.widths.values()) * 4 <= keep_bytes
         kept = None if like is None else like._side_by_side
-        self._side_by_side = self._normalised() if fits and kept is None else kept  # [n, D]
+        self._side_by_side: np.ndarray | None = self._normalised() if fits and kept is None else kept  # [n, D]
         self._kept = None if self._side_by_side is None else self._by_name(self._side_by_side)
 
     def __len__(self) -> int:

@@ -146,8 +146,7 @@ class OutcomeTable:
     @property
     def splits(self) -> dict[str, int]:
         """Number of rows of every split."""
-        counts = np.bincount(self._split_codes, minlength=len(TABLE_SPLITS))
-        return dict(zip(TABLE_SPLITS, counts.tolist(), strict=True))
+        return {name: int((self._split_codes == code).sum()) for code, name in enumerate(TABLE_SPLITS)}
 
     def split(self, name: str) -> TableSplit:
         """Return the rows of one split.

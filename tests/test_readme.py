@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shlex
 import subprocess
@@ -73,6 +74,18 @@ def test_the_table_written_by_the_documentation_trains_a_policy(
     subprocess.run([sys.executable, "-c", script], check=True)
     quick = "--total_timesteps 2000 --seeds 1 --ppo.num_envs 500 --ppo.batch_size 250 --curriculum.steps 500".split()
     assert main(["--table", "my_table", "--run_dir", "run", *quick]) == 0
+
+
+def test_the_python_of_the_learning_page_runs() -> None:
+    (script,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "learning.md").read_text(), re.DOTALL)
+    script = script.replace("runs/demo/table", str(ROOT / "envs" / "sample_table"))
+    shown = subprocess.run(
+        [sys.executable, "-c", script + "\nprint(len(multipliers), policy.actions)"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # small networks: a second thread would only wait
+    )
+    assert shown.stdout == "1 ('skip', 'use')\n", shown.stderr
 
 
 def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
