@@ -40,7 +40,7 @@ def _require_activation(section: str, activation: str) -> None:
 class PPOConfig:
     """Proximal policy optimisation (arXiv:1707.06347), sized for an environment that answers a whole batch at once."""
 
-    learning_rate: float = 3e-3
+    learning_rate: float = 8e-3
     """Step size of Adam at the start of training."""
     final_learning_rate: float = 1e-4
     """Step size of Adam at the end; it falls linearly in between."""
@@ -50,7 +50,7 @@ class PPOConfig:
     """Steps of every environment in a rollout; 1 suits one-step episodes."""
     batch_size: int = 500
     """Samples of one gradient step; it divides num_envs * n_steps."""
-    n_epochs: int = 4
+    n_epochs: int = 2
     """Passes over every rollout."""
     gamma: float = 0.99
     """Discount of rewards."""
@@ -177,7 +177,7 @@ class LagrangianConfig:
 class SmoothingConfig:
     """The forest that turns single outcomes of train rows into expected ones, which agents learn from."""
 
-    trees: int = 50
+    trees: int = 20
     """Trees of the forest; 0: learn from single outcomes."""
     min_leaf: int = 20
     """Rows that a leaf holds at least; more of them average away more noise, and more detail."""
@@ -185,7 +185,7 @@ class SmoothingConfig:
     """Train rows that the forest is fitted on, and the policy learns from, at most; a random sample of more."""
 
     def __post_init__(self) -> None:
-        _require("smoothing.trees", self.trees, "a whole number >= 0", self.trees >= 0, "50")
+        _require("smoothing.trees", self.trees, "a whole number >= 0", self.trees >= 0, "20")
         for name in ("min_leaf", "max_rows"):
             value = getattr(self, name)
             example = str(getattr(SmoothingConfig, name))
@@ -314,7 +314,7 @@ class CertifyConfig:
 class DistillConfig:
     """A student of one hidden layer learns what a policy does; it is asked on train rows and on mixtures of two."""
 
-    hidden: int = 128
+    hidden: int = 32
     """Width of the student's hidden layer."""
     steps: int = 3000
     """Gradient steps."""

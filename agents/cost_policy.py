@@ -75,7 +75,7 @@ class CostActorCriticPolicy(ActorCriticPolicy):
         # One fused pass over all parameters: a third less time per update of a small network on a CPU.
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), fused=True, **self.optimizer_kwargs)
         # torch's distributions check and normalise what they are given, which costs more than the network's own heads.
-        self._categorical = isinstance(self.action_dist, CategoricalDistribution)
+        self.categorical = isinstance(self.action_dist, CategoricalDistribution)
         self._learned_features = next(self.features_extractor.parameters(), None) is not None
 
     def prepare(self, observations: Observations) -> Observations:
@@ -86,7 +86,7 @@ class CostActorCriticPolicy(ActorCriticPolicy):
         """Sample actions (N, ...); with them their log-probability (N,), values (N,) and cost values (N, K)."""
         features = self._features(prepared)
         latent, values, cost_values = self._heads(features)
-        if self._categorical:
+        if self.categorical:
             log_policy = th.log_softmax(self.action_net(latent), dim=1)  # (N, A)
             actions = th.multinomial(log_policy.exp(), 1)  # (N, 1)
             return actions[:, 0], log_policy.gather(1, actions)[:, 0], values, cost_values
@@ -98,7 +98,7 @@ class CostActorCriticPolicy(ActorCriticPolicy):
         """Return log-probability (N,), values (N,), cost values (N, K) and entropy (N,), None where it is not known."""
         features = self._features(prepared)
         latent, values, cost_values = self._heads(features)
-        if self._categorical:
+        if self.categorical:
             log_policy = th.log_softmax(self.action_net(latent), dim=1)  # (N, A)
             log_probs = log_policy.gather(1, actions[:, None])[:, 0]
             return log_probs, values, cost_values, -(log_policy.exp() * log_policy).sum(dim=1)
@@ -110,6 +110,11 @@ class CostActorCriticPolicy(ActorCriticPolicy):
         features = self._features(prepared)
         values = self.value_net(self.mlp_extractor.forward_critic(features)).flatten()
         return values, self._cost_values(features)
+
+    def heads(self, prepared: Observations) -> tuple[Tensor, Tensor, Tensor]:
+        """Return logits (N, A), values (N,) and cost values (N, K); discrete actions only."""
+        latent, values, cost_values = self._heads(self._features(prepared))
+        return self.action_net(latent), values, cost_values
 
     def probabilities(self, observations: Observations) -> Tensor:
         """Return the probability of every action (N, A); discrete actions only."""

@@ -25,7 +25,7 @@ from agents.config import LagrangianConfig, PPOConfig
 from agents.cost_policy import CostActorCriticPolicy
 from agents.episodes import EpisodeMeter, check_environment, check_rewards, read_costs, within_bounds
 from agents.multiplier import LagrangeMultiplier
-from agents.objective import Weights, clip_gradients, mixed_advantages, ppo_loss
+from agents.objective import Weights, clip_gradients, mixed_advantages, ppo_slopes
 from agents.retention import RetentionBuffer
 from agents.storage.agent_state import network_parameters
 from agents.storage.archive import Target
@@ -233,13 +233,13 @@ class PPOLagrangian(PPO):
         for _ in range(self.n_epochs):
             for batch in self.rollout_buffer.get(self.batch_size):
                 advantages = mixed_advantages(batch, multiplier, self.normalize_advantage)
-                loss, record = ppo_loss(self.policy, batch, advantages, clip_range, weights)
+                roots, slopes, record = ppo_slopes(self.policy, batch, advantages, clip_range, weights)
                 if self.target_kl is not None and record[RECORDED.index("approx_kl")] > 1.5 * self.target_kl:
                     break
                 records.append(record)
                 for parameter in parameters:
                     parameter.grad = None
-                loss.backward()
+                th.autograd.backward(roots, slopes)
                 clip_gradients(parameters, self.max_grad_norm)
                 self.policy.optimizer.step()
             else:

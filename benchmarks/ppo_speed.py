@@ -45,10 +45,13 @@ ROWS = {"train": 20_000, "validation": 4_000, "test": 8_000}
 INFORMATIVE, USELESS = 48, 252  # columns
 QUICK = AgentConfig(
     agent="exact",
-    exact=ExactConfig(hidden=(64,), steps=120, judgements=6),
+    exact=ExactConfig(hidden=(64,), steps=200, learning_rate=6e-3, judgements=5),
     smoothing=SmoothingConfig(trees=0),
 )
-QUICK_OPTIONS = "--exact.hidden [64] --exact.steps 120 --exact.judgements 6 --smoothing.trees 0"
+QUICK_OPTIONS = (
+    "--agent exact --exact.hidden [64] --exact.steps 200 --exact.learning_rate 0.006 --exact.judgements 5 "
+    "--smoothing.trees 0"
+)
 REFERENCE, FIT, PLUS_FIT = "stable-baselines3 PPO", "fit of the outcome model", " + fit"
 PPO_LINE, SINGLE_LINE = "PPO", "PPO, smoothing.trees 0"
 EXACT_LINE, QUICK_LINE = "exact agent", "exact agent, QUICK"

@@ -87,6 +87,7 @@ def test_the_prices_of_two_constraints_are_those_of_the_linear_program(
         b_eq=np.ones(n),
         method="highs",
     )
+    assert program.fun is not None
     multipliers = solve_multipliers(reward, cost, limits, 20.0)
     dual = (reward - np.einsum("nka,k->na", cost, multipliers)).max(axis=1).mean() + multipliers @ limits
     assert -program.fun - 1e-4 <= dual <= -program.fun + 1e-3

@@ -6,11 +6,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from torch import Tensor, nn
 
 from agents.config import AgentConfig, ExactConfig, LagrangianConfig, SmoothingConfig
-from agents.exact import ExactLearner, GateNetwork, train_exact
-from agents.outcome_model import learnable
+from agents.exact import ExactLearner, GateNetwork, ascent, train_exact
+from agents.outcome_model import flat, learnable
 from agents.task import Task
 from agents.train import TrainedAgent, train_agent
 from envs.batch import OutcomeBatches
@@ -53,9 +56,20 @@ GAIN = torch.tensor([[0.3, 1.0, -0.5], [0.8, 0.2, 0.6]])
 def _linear() -> GateNetwork:
     network = GateNetwork(2, (), 3, "relu")
     with torch.no_grad():
-        network[0].weight.copy_(torch.tensor(WEIGHT))
-        network[0].bias.copy_(torch.tensor(BIAS))
+        _layer(network).weight.copy_(torch.tensor(WEIGHT))
+        _layer(network).bias.copy_(torch.tensor(BIAS))
     return network
+
+
+def _layer(network: nn.Sequential, place: int = 0) -> nn.Linear:
+    layer = network[place]
+    assert isinstance(layer, nn.Linear)
+    return layer
+
+
+def _slope(parameter: Tensor) -> np.ndarray:
+    assert parameter.grad is not None
+    return np.asarray(parameter.grad)
 
 
 def _gradient(coefficient: float) -> tuple[np.ndarray, np.ndarray]:
@@ -79,8 +93,24 @@ def test_the_gradient_is_that_of_the_enumerated_expectation(coefficient: float) 
     network = _linear()
     ExactLearner(network, ExactConfig(entropy_coefficient=coefficient)).step(ROWS, GAIN)
     weight, bias = _gradient(coefficient)
-    np.testing.assert_allclose(network[0].weight.grad, -weight, atol=1e-6)  # of the loss, which is minimised
-    np.testing.assert_allclose(network[0].bias.grad, -bias, atol=1e-6)
+    np.testing.assert_allclose(_slope(_layer(network).weight), -weight, atol=1e-6)  # of the loss, which is minimised
+    np.testing.assert_allclose(_slope(_layer(network).bias), -bias, atol=1e-6)
+
+
+@given(
+    logits=arrays(np.float32, (4, 3), elements=st.floats(-5, 5, width=32)),
+    gain=arrays(np.float32, (4, 3), elements=st.floats(-2, 2, width=32)),
+    bonus=st.floats(0, 1),
+)
+def test_the_gradient_that_is_written_out_is_the_derived_one(
+    logits: np.ndarray, gain: np.ndarray, bonus: float
+) -> None:
+    values = torch.from_numpy(logits).double().requires_grad_()
+    policy = values.softmax(dim=1)
+    objective = (policy * (torch.from_numpy(gain).double() - bonus * policy.log())).sum(dim=1).mean()
+    (derived,) = torch.autograd.grad(objective, values)
+    written = ascent(torch.from_numpy(logits), torch.from_numpy(gain), bonus)
+    torch.testing.assert_close(written.double(), derived, atol=1e-5, rtol=1e-4)
 
 
 def test_entropy_bonus_and_step_size_fall_to_zero_linearly() -> None:
@@ -90,7 +120,7 @@ def test_entropy_bonus_and_step_size_fall_to_zero_linearly() -> None:
     for remaining in (1.0, 0.75, 0.5, 0.25):
         network.load_state_dict(_linear().state_dict())
         learner.step(ROWS, GAIN)
-        np.testing.assert_allclose(network[0].bias.grad, -_gradient(0.4 * remaining)[1], atol=1e-6)
+        np.testing.assert_allclose(_slope(_layer(network).bias), -_gradient(0.4 * remaining)[1], atol=1e-6)
         sizes.append(learner.optimizer.param_groups[0]["lr"])
     assert sizes == pytest.approx([0.01, 0.0075, 0.005, 0.0025])
 
@@ -99,9 +129,9 @@ def test_a_step_goes_up_the_gradient_and_the_average_follows() -> None:
     network = _linear()
     learner = ExactLearner(network, ExactConfig(learning_rate=0.125, averaging=0.9))
     learner.step(ROWS, GAIN)
-    moved = network[0].bias.detach().numpy() - np.array(BIAS)
+    moved = _layer(network).bias.detach().numpy() - np.array(BIAS)
     np.testing.assert_allclose(moved, 0.125 * np.sign(_gradient(0.1)[1]), atol=1e-4)  # Adam's first step
-    averaged = learner.average.network[0].bias.detach().numpy() - np.array(BIAS)
+    averaged = _layer(learner.average.network).bias.detach().numpy() - np.array(BIAS)
     np.testing.assert_allclose(averaged, moved * 10 / 11, atol=1e-6)
 
 
@@ -110,12 +140,13 @@ def test_weights_decay_in_proportion_to_the_step_size() -> None:
     ExactLearner(network, ExactConfig(learning_rate=0.01, weight_decay=2.0)).step(ROWS, torch.zeros(2, 3))
     plain = _linear()
     ExactLearner(plain, ExactConfig(learning_rate=0.01)).step(ROWS, torch.zeros(2, 3))
-    lost = plain[0].weight.detach() - network[0].weight.detach()
+    lost = _layer(plain).weight.detach() - _layer(network).weight.detach()
     np.testing.assert_allclose(lost, 0.01 * 2.0 * torch.tensor(WEIGHT), atol=1e-6)
 
 
+@pytest.mark.parametrize("batch_size", [600, 150])  # all rows of the table at once, and a part of them
 def test_costs_are_priced_by_the_multiplier_and_the_gain_is_kept_in_scale(
-    table: OutcomeTable, monkeypatch: pytest.MonkeyPatch
+    table: OutcomeTable, monkeypatch: pytest.MonkeyPatch, batch_size: int
 ) -> None:
     seen: list[tuple[Tensor, Tensor]] = []
     step = ExactLearner.step
@@ -125,16 +156,17 @@ def test_costs_are_priced_by_the_multiplier_and_the_gain_is_kept_in_scale(
         step(self, observations, gain)
 
     monkeypatch.setattr(ExactLearner, "step", watched)
-    exact = dataclasses.replace(EXACT, steps=1, batch_size=600)
+    exact = dataclasses.replace(EXACT, steps=1, batch_size=batch_size)
     config = dataclasses.replace(CONFIG, exact=exact, lagrangian=LagrangianConfig(limit=0.01, initial=3.0))
     rows = learnable(table.split("train"), config.reward, config.smoothing)
     train_exact(Task(rows, OutcomeBatches(table.split("validation"), config.reward, rows.normaliser), config, 0), print)
     reward, cost = rows.matrices(np.arange(600))
     expected = (reward - 3.0 * cost[:, 0]) / 4.0  # (r - m * c) / (1 + m)
     ((observations, gain),) = seen
-    order, expected_order = (np.lexsort(values.T) for values in (gain.numpy(), expected))
-    np.testing.assert_allclose(gain.numpy()[order], expected[expected_order], atol=1e-6)  # every row once
-    assert observations.shape == (600, 11)
+    features = flat(rows, np.arange(600))
+    drawn = [int(np.flatnonzero((features == row).all(axis=1))[0]) for row in observations.numpy()]
+    assert len(set(drawn)) == batch_size  # every row once at most
+    np.testing.assert_allclose(gain.numpy(), expected[drawn], atol=1e-6)
 
 
 # -- what it learns -------------------------------------------------------------------------------------------------
@@ -226,9 +258,9 @@ def test_the_multiplier_follows_the_cost_of_the_average_policy(table: OutcomeTab
     layers, saturated = train_exact(task, entries.append)
     shipped = nn.Sequential(nn.Linear(11, 16), nn.ReLU(), nn.Linear(16, 2))
     with torch.no_grad():
-        for layer, (weight, bias) in zip((shipped[0], shipped[2]), layers, strict=True):
-            layer.weight.copy_(torch.from_numpy(weight))
-            layer.bias.copy_(torch.from_numpy(bias))
+        for place, (weight, bias) in zip((0, 2), layers, strict=True):
+            _layer(shipped, place).weight.copy_(torch.from_numpy(weight))
+            _layer(shipped, place).bias.copy_(torch.from_numpy(bias))
 
     class _Shipped:
         def probabilities(self, observations: Tensor) -> Tensor:

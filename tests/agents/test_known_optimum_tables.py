@@ -22,7 +22,7 @@ SLACK = 0.003
 PROBLEMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "one constraint": ({"seed": 26}, {}),
     "three constraints": ({"seed": 106, "constraints": 3}, {}),
-    "useless features and noise": ({"seed": 201, "noise": 0.4}, {"useless": 150}),
+    "useless features and noise": ({"seed": 200, "noise": 0.2}, {"useless": 150}),
 }
 
 

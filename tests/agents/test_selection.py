@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -38,7 +40,7 @@ class _Policy:
     def __init__(self, actions: list[int], weight: float = 0.0, sureness: float = 1.0) -> None:
         self.actions, self.weight, self.sureness = actions, torch.tensor([weight]), sureness
 
-    def probabilities(self, observations: torch.Tensor) -> torch.Tensor:
+    def probabilities(self, observations: Any) -> torch.Tensor:
         use = torch.tensor(self.actions)[observations[:, 0].long()] == 1
         probability = torch.where(use, self.sureness, 1 - self.sureness)
         return torch.stack([1 - probability, probability], dim=1)

@@ -36,7 +36,7 @@ def test_matrices_of_some_rows_are_those_of_all_rows_to_the_bit(split: TableSpli
     rows = OutcomeBatches(split, RewardConfig(alpha=0.3, gamma=0.2))
     rows.set_alpha(alpha)
     reward, cost = rows.matrices(SOME)
-    assert (reward.dtype, cost.dtype) == (np.float32, np.float32)
+    assert reward.dtype == cost.dtype == np.dtype(np.float32)
     assert np.array_equal(reward, rows.reward[SOME])
     assert np.array_equal(cost, rows.cost[SOME])
     terms = RewardTerms(

@@ -1,0 +1,68 @@
+"""How long a whole accuracy-latency curve takes: nine alphas x five seeds, with PPO and with the exact agent.
+
+    python benchmarks/pareto_sweep.py [--table DIR] [--seeds 5] [--workers 2]
+
+Both are timed as a user would run them, `python -m safe_rl.pareto` from its start to its last picture: importing, opening
+the table, fitting the outcome model, training every policy, certificates, judging, drawing. PPO trains a policy for every
+alpha and seed, the exact agent one network per seed. Without --table a table with 10,000 train rows is generated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from envs.known_optimum import random_problem, write_known_table
+
+ROWS = {"train": 10_000, "validation": 4_000, "calibration": 4_000, "test": 4_000}
+
+
+def sweep(agent: str, table: Path, run_dir: Path, seeds: int, workers: int) -> tuple[float, float]:
+    """Return the seconds of a sweep, and the mean utility of its policies at the highest alpha."""
+    command = [
+        sys.executable,
+        "-m",
+        "safe_rl.pareto",
+        "--agent",
+        agent,
+        "--table",
+        str(table),
+        "--run_dir",
+        str(run_dir),
+    ]
+    command += ["--pareto.seeds", str(seeds), "--pareto.workers", str(workers)]
+    start = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    seconds = time.perf_counter() - start
+    place, key = ("pareto", "ppo_lagrangian") if agent == "ppo" else ("pareto_exact", "exact_gradient")
+    points = json.loads((run_dir / place / "metrics.json").read_text(encoding="utf-8"))["points"]
+    return seconds, sum(point["policies"][key]["utility"]["mean"] for point in points) / len(points)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--table", type=Path, help="an outcome table; none: one is generated")
+    parser.add_argument("--seeds", type=int, default=5, help="policies per alpha")
+    parser.add_argument("--workers", type=int, default=2, help="processes at once")
+    options = parser.parse_args()
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        table = options.table
+        if table is None:
+            table = Path(folder) / "table"
+            write_known_table(table, random_problem(0), ROWS, useless=250)
+        for agent in ("exact", "ppo"):
+            seconds, utility = sweep(agent, table, Path(folder) / "run", options.seeds, options.workers)
+            print(f"{agent:6} {seconds:7.1f} s, mean utility over the alphas {utility:.4f}")
+            found |= {f"{agent}_seconds": round(seconds, 1), f"{agent}_utility": round(utility, 4)}
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
