@@ -1,6 +1,7 @@
 """Configuration of the agent: plain frozen values, no heavy import, each refusing nonsense itself.
 
-The defaults of `PPOConfig` are those of the demo, chosen by measurement on several seeds (`benchmarks/ppo_speed.py`).
+The defaults of the agents were chosen by measurement on the demo's table and on tables whose best policy is known
+(`benchmarks/known_optimum.py`, `benchmarks/ppo_speed.py`).
 """
 
 from __future__ import annotations

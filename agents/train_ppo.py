@@ -20,6 +20,9 @@ from agents.ppo_lagrangian import PPOLagrangian
 from agents.task import Task
 from envs.sb3 import AudioGateVecEnv
 
+JUDGED_EVERY = 4
+"""Rollouts between two judgements: from one to the next the average of the weights hardly moves."""
+
 Keep = Callable[[dict[str, float]], None]
 Layers = list[tuple[np.ndarray, np.ndarray]]
 
@@ -109,7 +112,7 @@ class _Keeper(BaseCallback):
             return  # nothing has happened since: the run begins, or was resumed here
         self.average.update(self.model.policy)
         entry = {"step": float(step), "alpha": self.curriculum.alpha, **self.model.metrics}
-        if self.curriculum.finished or last:
+        if last or (self.curriculum.finished and len(self.history) % JUDGED_EVERY == 0):
             entry |= self.selection.consider(step, self.average.network).figures()
         self.keep(entry)
         if self.checkpoints is not None and (last or len(self.history) % self.every == 0):

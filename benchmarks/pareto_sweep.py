@@ -2,8 +2,8 @@
 
     python benchmarks/pareto_sweep.py [--table DIR] [--seeds 5] [--workers 2]
 
-Both are timed as a user would run them, `python -m safe_rl.pareto` from its start to its last picture: importing, opening
-the table, fitting the outcome model, training every policy, certificates, judging, drawing. PPO trains a policy for every
+Both are timed as a user would run them, `python -m safe_rl.pareto` from its start to its last picture: importing,
+opening the table, fitting the outcome model, training, certificates, judging, drawing. PPO trains a policy for every
 alpha and seed, the exact agent one network per seed. Without --table a table with 10,000 train rows is generated.
 """
 
@@ -35,7 +35,7 @@ def sweep(agent: str, table: Path, run_dir: Path, seeds: int, workers: int) -> t
         "--run_dir",
         str(run_dir),
     ]
-    command += ["--pareto.seeds", str(seeds), "--pareto.workers", str(workers)]
+    command += ["--run_dir", str(run_dir), "--pareto.seeds", str(seeds), "--pareto.workers", str(workers)]
     start = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     seconds = time.perf_counter() - start

@@ -45,11 +45,11 @@ ROWS = {"train": 20_000, "validation": 4_000, "test": 8_000}
 INFORMATIVE, USELESS = 48, 252  # columns
 QUICK = AgentConfig(
     agent="exact",
-    exact=ExactConfig(hidden=(64,), steps=200, learning_rate=6e-3, judgements=5),
+    exact=ExactConfig(hidden=(32,), steps=200, learning_rate=6e-3, judgements=4),
     smoothing=SmoothingConfig(trees=0),
 )
 QUICK_OPTIONS = (
-    "--agent exact --exact.hidden [64] --exact.steps 200 --exact.learning_rate 0.006 --exact.judgements 5 "
+    "--agent exact --exact.hidden [32] --exact.steps 200 --exact.learning_rate 0.006 --exact.judgements 4 "
     "--smoothing.trees 0"
 )
 REFERENCE, FIT, PLUS_FIT = "stable-baselines3 PPO", "fit of the outcome model", " + fit"

@@ -38,8 +38,8 @@ def rows(run_dir: Path) -> list[dict[str, str]]:
 
 def test_the_csv_has_a_row_per_alpha_and_policy(run_dir: Path) -> None:
     found = rows(run_dir)
-    assert [row["alpha"] for row in found] == ["0.0"] * 7 + ["2.0"] * 7
-    assert {row["policy"] for row in found} >= {"ppo_lagrangian", "always", "never", "oracle"}
+    assert [row["alpha"] for row in found] == ["0.0"] * 8 + ["2.0"] * 8
+    assert {row["policy"] for row in found} >= {"ppo_lagrangian", "always", "never", "oracle", "certified"}
     for row in found:
         assert float(row["accuracy_low"]) <= float(row["accuracy_mean"]) <= float(row["accuracy_high"])
 

@@ -22,10 +22,10 @@ from PIL import Image
 from agents.gate_policy import load_policy
 from envs.outcomes import OutcomeTable
 from safe_rl import train_policy
-from safe_rl.tuning import trials
 from safe_rl.config import RunConfig
 from safe_rl.options import from_dict, parse, to_dict
 from safe_rl.tune import main
+from safe_rl.tuning import trials
 from safe_rl.tuning.journal import open_journal
 from safe_rl.tuning.trials import Yardstick
 
