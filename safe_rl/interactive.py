@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 _SYMBOLS = {
-    "h": "hexagon",
+    "h": "hexagon2",
     "o": "circle",
     "*": "star",
     "P": "cross",

@@ -25,6 +25,7 @@ FILES = {
     "docs/certificates.md": 1,
     "docs/commands.md": 12,
     "docs/deployment.md": 3,
+    "docs/learning.md": 1,
     "docs/outcome_table.md": 1,
     "docs/soundscenes.md": 1,
     "docs/tuning.md": 1,

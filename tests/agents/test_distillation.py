@@ -165,7 +165,7 @@ def test_calibration_error_matches_bins_added_up_by_hand() -> None:
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"hidden": 0}, r"distill\.hidden must be a whole number of at least 1, got 0; use e\.g\. 128"),
+        ({"hidden": 0}, r"distill\.hidden must be a whole number of at least 1, got 0; use e\.g\. 32"),
         ({"steps": 0}, r"distill\.steps must be .* got 0; use e\.g\. 3000"),
         ({"learning_rate": 0.0}, r"distill\.learning_rate must be > 0, got 0\.0; use e\.g\. 0\.003"),
         ({"mix": 1.5}, r"distill\.mix must be between 0 and 1, got 1\.5; use e\.g\. 1"),
