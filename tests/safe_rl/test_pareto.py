@@ -88,8 +88,8 @@ def test_workers_train_the_same_policies_as_one_process(run_dir: Path, table: Pa
 @pytest.mark.slow
 def test_a_worker_that_is_killed_is_told_in_one_line(table: Path, tmp_path: Path) -> None:
     config = RunConfig(total_timesteps=10_000_000)
-    cells = [((alpha, 0), tmp_path / f"alpha-{alpha:g}") for alpha in (0.0, 1.0)]
-    finished = _by_workers(table, config, cells, 2)
+    jobs = [[((alpha, 0), tmp_path / f"alpha-{alpha:g}")] for alpha in (0.0, 1.0)]
+    finished = _by_workers(table, config, jobs, 2)
     killer = threading.Timer(2.0, lambda: multiprocessing.active_children()[0].kill())
     killer.start()
     with pytest.raises(SafeError, match=r"killed \(signal 9\).*give --pareto\.workers 1"):
