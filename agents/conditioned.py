@@ -18,12 +18,11 @@ import torch as th
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from agents.dual import bisect
+from agents.dual import settle
 from agents.exact import ExactLearner, GateNetwork
 from agents.gate_policy import GatePolicy
-from agents.outcome_model import flat
+from agents.layers import linear_layers
 from agents.task import Task
-from envs.actions import Action
 from envs.batch import RowSampler
 from supervised.errors import CheckpointError, ConfigError
 from supervised.files import sha256_file, write_json, write_tensors
@@ -79,7 +78,7 @@ class ConditionedPolicy:
             drawn = sampler.draw(min(exact.batch_size, len(task.rows)))
             alpha, gamma, multipliers = self._draw(rng, len(drawn))
             gain = self._gain(drawn, alpha, gamma, multipliers)
-            features = np.concatenate([flat(task.rows, drawn), self._scaled(alpha, gamma, multipliers)], axis=1)
+            features = np.concatenate([task.rows.flat(drawn), self._scaled(alpha, gamma, multipliers)], axis=1)
             learner.step(th.from_numpy(features), th.from_numpy(gain))
             if progress is not None:
                 progress(step)
@@ -92,7 +91,7 @@ class ConditionedPolicy:
             ConfigError: alpha or gamma lies beyond what the network was trained for.
         """
         rows, activation = self.task.rows, self.task.config.exact.activation
-        layers = self._folded(alpha, gamma, multipliers).arrays()
+        layers = linear_layers(self._folded(alpha, gamma, multipliers))
         return GatePolicy(rows.normaliser, layers, rows.problem.actions, activation)
 
     def solve(self, alpha: float, gamma: float, limits: np.ndarray | None = None) -> tuple[GatePolicy, np.ndarray]:
@@ -104,20 +103,17 @@ class ConditionedPolicy:
             limits: on the mean cost [K]; None: those of the task. One that no multiplier meets gets the largest.
         """
         limits = self.task.limits if limits is None else np.asarray(limits, dtype=np.float64)
-        multipliers = np.zeros(len(limits))
 
-        def spent(k: int, multiplier: float) -> float:
-            tried = np.where(np.arange(len(limits)) == k, multiplier, multipliers)
-            _, cautious = self.task.retention.decided_cost(self._folded(alpha, gamma, tried))
-            return float(cautious[k])
+        def spent(k: int, multipliers: np.ndarray) -> Callable[[float], float]:
+            return partial(self._spent, alpha, gamma, k, multipliers)
 
-        for _ in range(SWEEPS):
-            before = multipliers.copy()
-            for k in range(len(limits)):
-                multipliers[k] = bisect(partial(spent, k), float(limits[k]), self.maximum)
-            if len(limits) <= 1 or np.abs(multipliers - before).max() <= 1e-3 * self.maximum:
-                break
+        multipliers = settle(spent, limits, self.maximum, SWEEPS)
         return self.at(alpha, gamma, multipliers), multipliers
+
+    def _spent(self, alpha: float, gamma: float, k: int, multipliers: np.ndarray, multiplier: float) -> float:
+        """Return what the policy costs constraint `k`, margin included, if its multiplier were this one."""
+        tried = np.where(np.arange(len(multipliers)) == k, multiplier, multipliers)
+        return float(self.task.retention.decided_cost(self._folded(alpha, gamma, tried))[1][k])
 
     def save(self, directory: Path) -> None:
         """Write the network and its largest prices as safetensors and JSON."""
@@ -153,19 +149,17 @@ class ConditionedPolicy:
         return self.network.folded(th.from_numpy(scaled[0]))
 
     def _draw(self, rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Draw alpha [n] and gamma [n] uniformly; multipliers [n, K] mostly small, and often 0."""
+        """Draw alpha [n] and gamma [n] uniformly; multipliers [n, K] mostly small, and often 0; float32."""
         shape = (n, len(self.task.limits))
         multipliers = np.expm1(rng.random(shape) * np.log1p(self.maximum)) * (rng.random(shape) > 0.3)
-        return rng.random(n) * self.prices.alpha, rng.random(n) * self.prices.gamma, multipliers
+        alpha, gamma = rng.random(n) * self.prices.alpha, rng.random(n) * self.prices.gamma
+        return alpha.astype(np.float32), gamma.astype(np.float32), multipliers.astype(np.float32)
 
     def _gain(self, rows: np.ndarray, alpha: np.ndarray, gamma: np.ndarray, multipliers: np.ndarray) -> np.ndarray:
         """Return what every action is worth at its row's prices, float32 [m, A]."""
-        batches = self.task.rows
-        score, irrelevant, cost = batches.facts(rows)
-        used = np.arange(score.shape[1]) != Action.SKIP
-        worth = score - (gamma * irrelevant)[:, None] * used - batches.tokens
-        worth = worth - alpha[:, None] * batches.terms.extra_latency[rows] - np.einsum("nka,nk->na", cost, multipliers)
-        return np.asarray(worth / (1.0 + multipliers.sum(axis=1, keepdims=True)), dtype=np.float32)
+        reward, cost = self.task.rows.priced(rows, alpha[:, None], gamma[:, None])
+        worth = reward - np.einsum("nka,nk->na", cost, multipliers)
+        return np.asarray(worth / (1.0 + multipliers.sum(axis=1, keepdims=True)))
 
     def _scaled(self, alpha: np.ndarray, gamma: np.ndarray, multipliers: np.ndarray) -> np.ndarray:
         """Return the prices as inputs of the network, float32 [n, 2 + K]."""

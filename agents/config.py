@@ -141,7 +141,7 @@ class LagrangianConfig:
     maximum: float = 20.0
     """Largest multiplier; 0 switches the constraint off."""
     margin: float = 1.0
-    """Standard errors that a policy's validation cost keeps below the limit, where a policy of the run can."""
+    """Standard errors that a policy's measured cost keeps below the limit, where a policy of the run can."""
 
     def __post_init__(self) -> None:
         for limit in self.limit if isinstance(self.limit, tuple) else (self.limit,):
@@ -176,17 +176,29 @@ class LagrangianConfig:
 
 @dataclass(frozen=True)
 class SmoothingConfig:
-    """The forest that turns single outcomes of train rows into expected ones, which agents learn from."""
+    """The forests that turn single outcomes of train rows into expected ones, which agents learn from."""
 
-    trees: int = 20
-    """Trees of the forest; 0: learn from single outcomes."""
-    min_leaf: int = 20
+    trees: int = 6
+    """Trees of every fold's forest; 0: learn from single outcomes."""
+    folds: int = 3
+    """Folds of the train rows; what is expected of a row comes from a forest of the other folds."""
+    max_features: float = 0.3
+    """Share of the features that a split of a tree is chosen from."""
+    min_leaf: int = 30
     """Rows that a leaf holds at least; more of them average away more noise, and more detail."""
     max_rows: int = 50_000
     """Train rows that the forest is fitted on, and the policy learns from, at most; a random sample of more."""
 
     def __post_init__(self) -> None:
-        _require("smoothing.trees", self.trees, "a whole number >= 0", self.trees >= 0, "20")
+        _require("smoothing.trees", self.trees, "a whole number >= 0", self.trees >= 0, "6")
+        _require("smoothing.folds", self.folds, "a whole number >= 2", self.folds >= 2, "3")
+        _require(
+            "smoothing.max_features",
+            self.max_features,
+            "above 0 and at most 1",
+            0 < self.max_features <= 1,
+            "0.3",
+        )
         for name in ("min_leaf", "max_rows"):
             value = getattr(self, name)
             example = str(getattr(SmoothingConfig, name))

@@ -17,6 +17,8 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Combine
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
+from agents.layers import Layers, linear_layers
+
 Observations = Tensor | dict[str, Tensor]
 
 
@@ -121,12 +123,9 @@ class CostActorCriticPolicy(ActorCriticPolicy):
         features = self.extract_features(observations, self.pi_features_extractor)
         return th.softmax(self.action_net(self.mlp_extractor.forward_actor(features)), dim=1)
 
-    def policy_layers(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return weight [out, in] and bias [out] of every layer from the observation to the logits."""
-        layers = [layer for layer in (*self.mlp_extractor.policy_net, self.action_net) if isinstance(layer, nn.Linear)]
-        return [
-            (layer.weight.detach().cpu().numpy().copy(), layer.bias.detach().cpu().numpy().copy()) for layer in layers
-        ]
+    def policy_layers(self) -> Layers:
+        """Return the layers from the observation to the logits."""
+        return linear_layers((*self.mlp_extractor.policy_net, self.action_net))
 
     def _features(self, prepared: Observations) -> Any:
         return self.extract_features(prepared) if self._learned_features else prepared  # (N, F)

@@ -34,15 +34,36 @@ def solve_multipliers(
         margin: standard errors that are added to the mean of `paid`.
     """
     paid = cost if paid is None else paid
-    multipliers = np.zeros(cost.shape[1])
-    for _ in range(SWEEPS):
+
+    def spent(k: int, multipliers: np.ndarray) -> Callable[[float], float]:
+        others = np.where(np.arange(len(multipliers)) == k, 0.0, multipliers).astype(np.float32)
+        worth = reward - np.einsum("nka,k->na", cost, others)  # [n, A]
+        return partial(_spent, worth, cost[:, k], paid[:, k], margin)
+
+    return settle(spent, limits, maximum)
+
+
+def settle(
+    spent: Callable[[int, np.ndarray], Callable[[float], float]],
+    limits: np.ndarray,
+    maximum: float,
+    sweeps: int = SWEEPS,
+) -> np.ndarray:
+    """Return multipliers [K] that bring every cost within its limit, each found by bisection, in turn until none moves.
+
+    Args:
+        spent: takes a constraint and all multipliers [K]; gives its cost as a function of its own multiplier.
+        limits: on the costs, [K].
+        maximum: largest multiplier; where even it does not bring the cost to the limit, it is returned.
+        sweeps: turns at most.
+    """
+    multipliers = np.zeros(len(limits))
+    for _ in range(sweeps):
         before = multipliers.copy()
-        for k in range(len(multipliers)):
-            others = np.where(np.arange(len(multipliers)) == k, 0.0, multipliers).astype(np.float32)
-            worth = reward - np.einsum("nka,k->na", cost, others)  # [n, A]
-            spent = partial(_spent, worth, cost[:, k], paid[:, k], margin)
-            multipliers[k] = bisect(spent, float(limits[k]), maximum)
-        if np.abs(multipliers - before).max(initial=0.0) <= 1e-3 * max(maximum, 1.0):
+        for k, limit in enumerate(limits):
+            multipliers[k] = bisect(spent(k, multipliers), float(limit), maximum)
+        moved = np.abs(multipliers - before).max(initial=0.0)
+        if len(limits) == 1 or moved <= 1e-3 * max(maximum, 1.0):
             break
     return multipliers
 

@@ -2,7 +2,7 @@
 
 Both outcomes of a question are known, so the expected reward of a policy, `sum_a pi(a | s) r(s, a)`, has an exact
 gradient: no action is sampled, no critic is needed. The constraint is PPO's: a multiplier per retention set prices the
-cost, starts where the dual problem of the train rows has it, and follows the policy's cost on held-out rows.
+cost, starts where the dual problem of the train rows has it, and follows the policy's cost.
 """
 
 from __future__ import annotations
@@ -14,16 +14,15 @@ import numpy as np
 import torch as th
 from torch import Tensor, nn
 
+from agents.adam import AdamW
 from agents.averaging import WeightAverage
 from agents.config import ExactConfig
 from agents.cost_policy import Observations
+from agents.layers import Layers, linear_layers
 from agents.multiplier import LagrangeMultiplier
-from agents.outcome_model import flat
 from agents.task import Task
 from agents.update_log import per_constraint
 from envs.batch import OutcomeBatches, RowSampler
-
-Layers = list[tuple[np.ndarray, np.ndarray]]
 
 
 class GateNetwork(nn.Sequential):
@@ -39,11 +38,6 @@ class GateNetwork(nn.Sequential):
     def probabilities(self, observations: Observations) -> Tensor:
         """Return the probability of every action (n, A), for flat observations (n, D)."""
         return th.softmax(self(observations), dim=-1)
-
-    def arrays(self) -> Layers:
-        """Return weight [out, in] and bias [out] of every layer, from input to logits."""
-        layers = [layer for layer in self if isinstance(layer, nn.Linear)]
-        return [(layer.weight.detach().numpy().copy(), layer.bias.detach().numpy().copy()) for layer in layers]
 
     def folded(self, last: Tensor) -> GateNetwork:
         """Return the network with its last inputs held at `last` [P]: what they add is part of the first bias."""
@@ -66,8 +60,7 @@ def train_exact(task: Task, keep: Callable[[dict[str, float]], None]) -> tuple[L
         keep: takes the step and the figures of every judgement.
 
     Returns:
-        Weight [out, in] and bias [out] of every layer of the selected policy, and whether the multiplier ended at its
-        maximum in vain.
+        Layers of the selected policy, and whether the multiplier ended at its maximum in vain.
     """
     exact, rows = task.config.exact, task.rows
     th.manual_seed(task.seed)
@@ -85,7 +78,7 @@ def train_exact(task: Task, keep: Callable[[dict[str, float]], None]) -> tuple[L
             prices = per_constraint("lagrange/multiplier", multiplier.value)
             keep({"step": float(step), "alpha": task.config.reward.alpha, **prices, **figures})
     network.load_state_dict(task.selection.weights)
-    return network.arrays(), bool(multiplier.saturated.any())
+    return linear_layers(network), bool(multiplier.saturated.any())
 
 
 class ExactLearner:
@@ -100,9 +93,7 @@ class ExactLearner:
         self.network, self.config = network, config
         self.average = WeightAverage(network, config.averaging)
         self.parameters = list(network.parameters())
-        self.optimizer = th.optim.AdamW(
-            self.parameters, config.learning_rate, weight_decay=config.weight_decay, fused=True
-        )
+        self.optimizer = AdamW(self.parameters, config.learning_rate, config.weight_decay)
         self.steps = 0
 
     def step(self, observations: Tensor, gain: Tensor) -> None:
@@ -110,8 +101,7 @@ class ExactLearner:
         remaining = 1.0 - self.steps / self.config.steps
         logits = self.network(observations)
         slope = ascent(logits.detach(), gain, self.config.entropy_coefficient * remaining)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * remaining
+        self.optimizer.learning_rate = self.config.learning_rate * remaining
         for parameter in self.parameters:
             parameter.grad = None
         logits.backward(-slope)
@@ -139,4 +129,4 @@ def _batches(rows: OutcomeBatches, config: ExactConfig, seed: int) -> Iterator[t
     for _ in range(config.steps):
         drawn = sampler.draw(size)
         reward, cost = rows.matrices(drawn) if whole is None else (part.take(drawn, axis=0) for part in whole)
-        yield th.from_numpy(flat(rows, drawn)), th.from_numpy(reward), th.from_numpy(cost)
+        yield th.from_numpy(rows.flat(drawn)), th.from_numpy(reward), th.from_numpy(cost)

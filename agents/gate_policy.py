@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -19,9 +19,6 @@ from envs.actions import Action
 from envs.normaliser import CLIP, ObservationNormaliser
 from supervised.errors import CheckpointError, ConfigError
 from supervised.files import sha256_file, write_json, write_tensors
-
-if TYPE_CHECKING:
-    from agents.cost_policy import CostActorCriticPolicy
 
 FORMAT, VERSION = "safe-rl-policy", 1
 ACTIVATIONS = ("tanh", "relu")
@@ -79,15 +76,6 @@ class GatePolicy:
     def width(self) -> int:
         """Length of all features side by side."""
         return len(self._mean)
-
-    @classmethod
-    def from_network(
-        cls, network: CostActorCriticPolicy, normaliser: ObservationNormaliser, actions: tuple[str, ...]
-    ) -> GatePolicy:
-        """Take the deciding half out of an actor-critic (a torch module) that was trained on flat observations."""
-        activations = [module for module in network.mlp_extractor.policy_net if not hasattr(module, "weight")]
-        names = {type(module).__name__.lower() for module in activations} or {"tanh"}
-        return cls(normaliser, network.policy_layers(), actions, ", ".join(names))
 
     def logits(self, features: Features) -> np.ndarray:
         """Return the logits, float32 [n, A].

@@ -54,7 +54,6 @@ class LagrangeMultiplier:
     def start_at(self, value: np.ndarray) -> None:
         """Begin at these multipliers [K] instead, cut to what is allowed."""
         self.value = np.clip(np.asarray(value, dtype=np.float64), 0.0, self.config.maximum)
-        self.integral = self.value.copy()
 
     def update(self, cost: Sequence[float] | np.ndarray) -> np.ndarray:
         """Take one step on the measured mean costs [K] and return the multipliers [K]."""

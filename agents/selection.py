@@ -26,20 +26,20 @@ class WeightedPolicy(ProbabilityPolicy, Protocol):
 
 @dataclass(frozen=True)
 class Judgement:
-    """One policy on the validation questions."""
+    """One policy, as it would be used: on every question the most probable action."""
 
     step: int
     """Steps it was trained for."""
     utility: float
-    """Mean reward at the final alpha and gamma."""
+    """Mean reward on the validation questions at the final alpha and gamma."""
     cost: list[float]
-    """Mean cost per constraint."""
+    """Mean cost per constraint, on the rows of the retention buffer."""
     excess: float
     """How far the worst mean cost lies above its limit; not positive: feasible."""
     bound: float
     """The same with the margin added to every mean cost; not positive: feasible beyond noise."""
     usage: float
-    """Share of questions on which audio is used."""
+    """Share of validation questions on which audio is used."""
 
     @property
     def feasible(self) -> bool:

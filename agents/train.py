@@ -53,7 +53,7 @@ class TrainedAgent:
             return None
         cause = "the multiplier stands at its maximum" if self.saturated else "no policy of the run met it"
         return (
-            f"The limit on the cost is not met on the validation rows (worst excess "
+            f"The limit on the cost is not met on the rows that measure it (worst excess "
             f"{self.selected.excess:+.4f}): {cause}; the policy with the lowest cost was kept. "
             f"Raise lagrangian.limit or lagrangian.maximum, or train longer."
         )
@@ -88,7 +88,7 @@ def train_agent(
 
     Args:
         train: rows that the policy learns from; they fit the normaliser.
-        validation: held-out rows: the retention buffer, and the choice of the policy that ships.
+        validation: held-out rows: what a policy really costs and earns, and the choice of the one that ships.
         config: of the agent.
         seed: of network, sampling and order of rows.
         checkpoints: folder of this seed's checkpoint; None: none is written. The exact agent has none.

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import configure
 
@@ -16,6 +15,7 @@ from agents.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from agents.config import AgentConfig
 from agents.cost_policy import CostActorCriticPolicy
 from agents.curriculum import Curriculum
+from agents.layers import Layers
 from agents.ppo_lagrangian import PPOLagrangian
 from agents.task import Task
 from envs.sb3 import AudioGateVecEnv
@@ -24,7 +24,6 @@ JUDGED_EVERY = 4
 """Rollouts between two judgements: from one to the next the average of the weights hardly moves."""
 
 Keep = Callable[[dict[str, float]], None]
-Layers = list[tuple[np.ndarray, np.ndarray]]
 
 
 def train_ppo(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from envs.reward import RewardTerms
 from supervised.errors import CheckpointError, TableError
 
 SPLIT = "calibration"
-_CHUNK = 65_536  # rows whose features are in memory at once
+_ROWS_AT_ONCE = 8192  # their features are in memory at once
 
 
 class Certifier:
@@ -45,14 +46,15 @@ class Certifier:
         _refuse_unmeasured(table)
         self.rows = table.split(SPLIT)
         _refuse_silent(table, self.rows)
-        self._reward = RewardTerms(
+        self._terms = RewardTerms(
             self.rows.score,
             self.rows.latency_ms,
             self.rows.retention_set,
             table.latency_unit_ms,
             reward,
             table.action_tokens,
-        ).matrix()  # [n, A]
+        )
+        self._carries_audio = carries_audio(self.rows)  # [n]
 
     def certify(self, directory: Path | str) -> Certificate:
         """Return the certificate of the policy in `directory`; nothing is written.
@@ -60,30 +62,59 @@ class Certifier:
         Raises:
             CheckpointError: the policy is missing or damaged, or learned from another table.
         """
+        return self.certify_all([Path(directory)])[Path(directory)]
+
+    def certify_all(
+        self, directories: Sequence[Path], alphas: Sequence[float] | None = None
+    ) -> dict[Path, Certificate]:
+        """Return the certificates of many policies, by their folders; nothing is written.
+
+        Args:
+            directories: of the policies.
+            alphas: one per policy, in the utility that chooses among certified thresholds; None: that of the reward.
+
+        Raises:
+            CheckpointError: a policy is missing or damaged, or learned from another table.
+        """
+        policies = [self._load(directory) for directory in directories]
+        calibration, validation = (
+            probabilities_of(policies, rows) for rows in (self.rows, self.table.split("validation"))
+        )  # S x [n, A] each
+        prices = [self.reward.alpha] * len(policies) if alphas is None else alphas
+        made = map(self._certificate, directories, prices, calibration, validation)
+        return dict(zip(directories, made, strict=True))
+
+    def _load(self, directory: Path) -> GatePolicy:
+        """Return the policy in `directory`, if it is one of this table."""
         policy = load_policy(directory)
         if policy.actions != self.table.actions:
             raise CheckpointError(
                 f"The policy at {directory} decides between {', '.join(policy.actions)}, the table in "
                 f"{self.table.directory} between {', '.join(self.table.actions)}; give the table of the run."
             )
-        description = json.loads((Path(directory) / DESCRIPTION).read_text(encoding="utf-8"))
+        description = json.loads((directory / DESCRIPTION).read_text(encoding="utf-8"))
         if description["provenance"].get("table_sha256", self.table.fingerprint) != self.table.fingerprint:
             raise CheckpointError(
                 f"The policy at {directory} learned from another table than {self.table.directory}, whose calibration "
                 f"rows it may have seen; give the table of the run with --table."
             )
-        probabilities = probabilities_of(policy, self.rows)  # [n, A]
+        return policy
+
+    def _certificate(
+        self, directory: Path, alpha: float, calibration: np.ndarray, validation: np.ndarray
+    ) -> Certificate:
+        """Return the certificate of a policy by the probability of every action [n, A] on both splits."""
         rows = CalibrationRows(
-            use_probability=1.0 - probabilities[:, Action.SKIP],
-            use_action=1 + probabilities[:, 1:].argmax(axis=1),
+            use_probability=1.0 - calibration[:, Action.SKIP],
+            use_action=1 + calibration[:, 1:].argmax(axis=1),
             score=self.rows.score,
             retention_set=self.rows.retention_set,
             group=self.rows.group,
-            reward=self._reward,
-            carries_audio=carries_audio(self.rows),
+            reward=self._terms.matrix(alpha),
+            carries_audio=self._carries_audio,
         )
-        other = 1.0 - probabilities_of(policy, self.table.split("validation"))[:, Action.SKIP]
-        choice = choose_threshold(rows, self.limits, self.config, threshold_grid(other, self.config.grid))
+        grid = threshold_grid(1.0 - validation[:, Action.SKIP], self.config.grid)
+        choice = choose_threshold(rows, self.limits, self.config, grid)
         drawn = np.concatenate([self.rows.rows[questions] for questions in choice.drawn]).astype("<i8")
         return Certificate(
             method=self.config.method,
@@ -95,7 +126,7 @@ class Certifier:
             utility=choice.utility,
             utility_never=choice.utility_never,
             wanted=choice.wanted,
-            alpha=self.reward.alpha,
+            alpha=alpha,
             gamma=self.reward.gamma,
             thresholds_passed=choice.passed,
             thresholds_tried=choice.tried,
@@ -109,10 +140,14 @@ class Certifier:
         )
 
 
-def probabilities_of(policy: GatePolicy, rows: TableSplit) -> np.ndarray:
-    """Return the probability of every action, float32 [n, A], reading some rows at a time."""
-    pieces = [slice(first, first + _CHUNK) for first in range(0, len(rows), _CHUNK)]
-    return np.concatenate([policy.probabilities(rows.observation(piece)) for piece in pieces])
+def probabilities_of(policies: Sequence[GatePolicy], rows: TableSplit) -> list[np.ndarray]:
+    """Return the probability of every action by each policy, float32 [n, A]; every row is read once, some at a time."""
+    found: list[list[np.ndarray]] = [[] for _ in policies]
+    for first in range(0, len(rows), _ROWS_AT_ONCE):
+        features = rows.observation(slice(first, first + _ROWS_AT_ONCE))
+        for policy, pieces in zip(policies, found, strict=True):
+            pieces.append(policy.probabilities(features))
+    return [np.concatenate(pieces) for pieces in found]
 
 
 def carries_audio(rows: TableSplit) -> np.ndarray:

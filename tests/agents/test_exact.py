@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from agents.config import AgentConfig, ExactConfig, LagrangianConfig, SmoothingConfig
 from agents.exact import ExactLearner, GateNetwork, ascent, train_exact
-from agents.outcome_model import flat, learnable
+from agents.layers import linear_layers
+from agents.outcome_model import learnable
 from agents.task import Task
 from agents.train import TrainedAgent, train_agent
 from envs.batch import OutcomeBatches
@@ -26,7 +27,7 @@ CONFIG = AgentConfig(
     agent="exact",
     exact=EXACT,
     smoothing=SmoothingConfig(trees=5),
-    lagrangian=LagrangianConfig(limit=0.012),
+    lagrangian=LagrangianConfig(limit=0.012, margin=1.0),
 )
 
 
@@ -121,7 +122,7 @@ def test_entropy_bonus_and_step_size_fall_to_zero_linearly() -> None:
         network.load_state_dict(_linear().state_dict())
         learner.step(ROWS, GAIN)
         np.testing.assert_allclose(_slope(_layer(network).bias), -_gradient(0.4 * remaining)[1], atol=1e-6)
-        sizes.append(learner.optimizer.param_groups[0]["lr"])
+        sizes.append(learner.optimizer.learning_rate)
     assert sizes == pytest.approx([0.01, 0.0075, 0.005, 0.0025])
 
 
@@ -163,7 +164,7 @@ def test_costs_are_priced_by_the_multiplier_and_the_gain_is_kept_in_scale(
     reward, cost = rows.matrices(np.arange(600))
     expected = (reward - 3.0 * cost[:, 0]) / 4.0  # (r - m * c) / (1 + m)
     ((observations, gain),) = seen
-    features = flat(rows, np.arange(600))
+    features = rows.flat(np.arange(600))
     drawn = [int(np.flatnonzero((features == row).all(axis=1))[0]) for row in observations.numpy()]
     assert len(set(drawn)) == batch_size  # every row once at most
     np.testing.assert_allclose(gain.numpy(), expected[drawn], atol=1e-6)
@@ -298,5 +299,5 @@ def test_inputs_that_do_not_change_fold_into_the_first_bias() -> None:
     whole = network(torch.cat([rows, last.expand(6, 2)], dim=1))
     folded = network.folded(last)
     torch.testing.assert_close(folded(rows), whole)
-    assert folded.arrays()[0][0].shape == (4, 3)
+    assert linear_layers(folded)[0][0].shape == (4, 3)
     torch.testing.assert_close(network(torch.cat([rows, last.expand(6, 2)], dim=1)), whole)  # as it was

@@ -28,7 +28,9 @@ def trained(request: pytest.FixtureRequest, table: OutcomeTable) -> tuple[GatePo
     env = AudioGateVecEnv(table, 100, seed=0, flat=True)
     config = PPOConfig(num_envs=100, batch_size=100, hidden=(8, 5), activation=request.param)
     model = PPOLagrangian("MlpPolicy", env, config, seed=0).learn(300)
-    return GatePolicy.from_network(model.policy, env.batches.normaliser, table.actions), model, env
+    layers = model.policy.policy_layers()
+    policy = GatePolicy(env.batches.normaliser, layers, table.actions, request.param)
+    return policy, model, env
 
 
 def random_policy(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from agents.config import SmoothingConfig
-from agents.outcome_model import OutcomeModel, SmoothedBatches, flat, learnable
+from agents.outcome_model import OutcomeModel, SmoothedBatches, learnable
 from envs.batch import OutcomeBatches
 from envs.config import RewardConfig
 from envs.known_optimum import KnownProblem, KnownTable, random_problem
@@ -30,33 +30,54 @@ def _smoothed(split: TableSplit, smoothing: SmoothingConfig = FOREST) -> Smoothe
     return rows
 
 
-def _means_of_cells(known: KnownTable, split: TableSplit, values: np.ndarray) -> np.ndarray:
-    """For every row the mean of `values` over the rows of its cell."""
-    cells = known.cells[split.rows]
-    means = np.stack([values[cells == cell].mean(axis=0, dtype=np.float64) for cell in range(len(known.problem.cell))])
-    return np.asarray(means[cells])
+def _means_of_cells(known: KnownTable, split: TableSplit, fold: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """For every row the mean of `values` over those rows of its cell that are in another fold."""
+    cells, means = known.cells[split.rows], np.empty(values.shape)
+    for cell in range(len(known.problem.cell)):
+        for one in range(3):
+            others = (cells == cell) & (fold != one)
+            means[(cells == cell) & (fold == one)] = values[others].mean(axis=0, dtype=np.float64)
+    return means
 
 
-def test_what_is_expected_of_a_cell_is_the_mean_of_its_rows(two_cells: KnownTable) -> None:
+def test_what_is_expected_of_a_row_is_the_mean_of_its_cell_in_the_other_folds(two_cells: KnownTable) -> None:
     split = two_cells.table.split("train")
-    score, irrelevant, cost = _smoothed(split).facts(np.arange(len(split)))
+    rows = _smoothed(split)
+    fold = rows.model.fold
+    assert sorted(np.bincount(fold).tolist()) == [1000, 1000, 1000]
+    score, irrelevant, cost = rows.facts(np.arange(len(split)))
     raw = OutcomeBatches(split, REWARD).facts(np.arange(len(split)))
     assert (score.shape, irrelevant.shape, cost.shape) == ((3000, 3), (3000,), (3000, 2, 3))
     assert {score.dtype, irrelevant.dtype, cost.dtype} == {np.dtype(np.float32)}
-    np.testing.assert_allclose(score, _means_of_cells(two_cells, split, split.score), atol=1e-5)
-    np.testing.assert_allclose(irrelevant, _means_of_cells(two_cells, split, split.retention_set >= 0), atol=1e-5)
-    np.testing.assert_allclose(cost, _means_of_cells(two_cells, split, raw[2]), atol=1e-5)
-    assert len(np.unique(score[:, 0])) == 2
+    np.testing.assert_allclose(score, _means_of_cells(two_cells, split, fold, split.score), atol=1e-5)
+    np.testing.assert_allclose(irrelevant, _means_of_cells(two_cells, split, fold, split.retention_set >= 0), atol=1e-5)
+    np.testing.assert_allclose(cost, _means_of_cells(two_cells, split, fold, raw[2]), atol=1e-5)
+    assert len(np.unique(score[:, 0])) == 2 * 3  # cells and folds
     assert not cost[:, :, 0].any()  # skipping costs nothing
 
 
-def test_held_out_rows_are_expected_to_be_like_the_train_rows_of_their_cell(two_cells: KnownTable) -> None:
+def test_held_out_rows_are_expected_to_be_as_all_forests_say_on_average(two_cells: KnownTable) -> None:
     train, held_out = two_cells.table.split("train"), two_cells.table.split("validation")
     rows = _smoothed(train)
     score, _, _ = SmoothedBatches(held_out, REWARD, rows.model, rows.normaliser).facts(np.arange(len(held_out)))
     cells, expected = two_cells.cells[train.rows], rows.facts(np.arange(len(train)))[0]
-    first = [expected[cells == cell][0] for cell in (0, 1)]
-    np.testing.assert_allclose(score, np.stack(first)[two_cells.cells[held_out.rows]], atol=1e-6)
+    of_folds = [[expected[(cells == cell) & (rows.model.fold == one)][0] for one in range(3)] for cell in (0, 1)]
+    np.testing.assert_allclose(score, np.mean(of_folds, axis=1)[two_cells.cells[held_out.rows]], atol=1e-6)
+
+
+def test_questions_of_one_group_are_never_expected_from_each_other(rows_of: Callable[..., OutcomeBatches]) -> None:
+    score = np.random.default_rng(0).random((90, 2))
+    split = rows_of(score, group=np.arange(90) % 7).split.table.split("train")
+    fold = _smoothed(split).model.fold
+    assert all(len(np.unique(fold[split.group == group])) == 1 for group in range(7))
+    assert len(np.unique(fold)) == 3
+
+
+def test_a_single_group_has_one_forest_of_all_its_rows(rows_of: Callable[..., OutcomeBatches]) -> None:
+    score = np.random.default_rng(0).random((90, 2))
+    rows = _smoothed(rows_of(score, group=np.zeros(90)).split.table.split("train"), SmoothingConfig(trees=1))
+    assert not rows.model.fold.any()
+    np.testing.assert_allclose(rows.facts(np.arange(90))[0], score, atol=1e-6)  # a leaf for every row
 
 
 def test_rewards_are_expected_scores_less_the_prices_of_this_very_row(table: OutcomeTable) -> None:
@@ -71,13 +92,14 @@ def test_rewards_are_expected_scores_less_the_prices_of_this_very_row(table: Out
     assert len(np.unique(extra)) > 500
 
 
-def test_the_expected_cost_is_the_drop_on_average(table: OutcomeTable) -> None:
-    split = table.split("train")
-    retention = split.retention_set == 0
-    drop = (split.score[retention, 0] - split.score[retention, 1]).mean(dtype=np.float64)
-    _, _, cost = _smoothed(split, SmoothingConfig(trees=20)).facts(np.arange(len(split)))
-    np.testing.assert_allclose(cost[:, 0, 1].mean(dtype=np.float64), drop, rtol=1e-4)
-    assert drop > 0.02
+def test_the_expected_cost_is_the_drop_on_average(two_cells: KnownTable) -> None:
+    split = two_cells.table.split("train")
+    _, _, cost = _smoothed(split).facts(np.arange(len(split)))
+    for k in range(2):
+        members = split.retention_set == k
+        drop = (split.score[members, :1] - split.score[members]).mean(axis=0, dtype=np.float64)
+        np.testing.assert_allclose(cost[:, k].mean(axis=0, dtype=np.float64), drop, atol=2e-3)
+        assert np.abs(drop).max() > 0.02
 
 
 def test_rows_are_predicted_when_first_asked_for_and_the_same_in_any_order(
@@ -90,9 +112,9 @@ def test_rows_are_predicted_when_first_asked_for_and_the_same_in_any_order(
     asked: list[int] = []
     predict = lazy.model.predict
 
-    def watched(observations: np.ndarray) -> np.ndarray:
+    def watched(observations: np.ndarray, fold: np.ndarray) -> np.ndarray:
         asked.append(len(observations))
-        return predict(observations)
+        return predict(observations, fold)
 
     monkeypatch.setattr(lazy.model, "predict", watched)
     for rows in ([5, 3, 5, 5], [3, 9], [9, 3, 5], []):
@@ -121,36 +143,28 @@ def test_without_trees_rows_are_learned_from_as_they_are(table: OutcomeTable) ->
     assert np.array_equal(cost, rows.cost[some])
 
 
-class _Counted(OutcomeBatches):
-    """Remembers which rows were looked at."""
-
-    def facts(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        self.seen = [*getattr(self, "seen", []), *rows.tolist()]
-        return super().facts(rows)
-
-
 @pytest.mark.parametrize(("most", "fitted"), [(50, 50), (600, 600), (10_000, 600)])
-def test_a_forest_is_fitted_on_so_many_rows_at_most(table: OutcomeTable, most: int, fitted: int) -> None:
-    rows = _Counted(table.split("train"), REWARD)
-    OutcomeModel(rows, SmoothingConfig(trees=1, max_rows=most))
-    assert len(set(rows.seen)) == len(rows.seen) == fitted
-    assert max(rows.seen) > 500  # from everywhere, not the first ones
+def test_so_many_rows_are_learned_from_at_most(table: OutcomeTable, most: int, fitted: int) -> None:
+    rows = _smoothed(table.split("train"), SmoothingConfig(trees=1, max_rows=most))
+    assert len(rows) == len(rows.model.fold) == fitted
+    assert rows.split.rows.max() > 500  # from everywhere, not the first ones
 
 
-@pytest.mark.parametrize(("min_leaf", "least", "most"), [(1, 3000, 4000), (4, 300, 1000), (10_000, 50, 200)])
+@pytest.mark.parametrize(("min_leaf", "least", "most"), [(1, 2000, 2667), (4, 100, 667), (10_000, 33, 134)])
 def test_leaves_hold_so_many_rows_but_no_more_than_a_two_hundredth_of_all(
     rows_of: Callable[..., OutcomeBatches], min_leaf: int, least: int, most: int
 ) -> None:
     score = np.random.default_rng(0).random((4000, 2))
     rows = OutcomeBatches(rows_of(score).split.table.split("train"), REWARD)
-    model = OutcomeModel(rows, SmoothingConfig(trees=1, min_leaf=min_leaf))  # 4000 rows: 20 are a two-hundredth
-    leaves = np.unique(model.predict(flat(rows, np.arange(4000))), axis=0)
+    # A fold's forest has 2,667 rows: 13 are a two-hundredth.
+    model = OutcomeModel(rows, SmoothingConfig(trees=1, min_leaf=min_leaf))
+    leaves = np.unique(model.predict(rows.flat(np.arange(4000)), np.zeros(4000)), axis=0)
     assert least <= len(leaves) <= most
 
 
 def test_two_forests_of_the_same_rows_are_equal(table: OutcomeTable) -> None:
     rows = OutcomeBatches(table.split("train"), REWARD)
-    seen = flat(rows, np.arange(len(rows)))
+    seen = rows.flat(np.arange(len(rows)))
     smoothing = SmoothingConfig(trees=3, max_rows=300)
     assert np.array_equal(OutcomeModel(rows, smoothing).predict(seen), OutcomeModel(rows, smoothing).predict(seen))
 
@@ -184,8 +198,8 @@ def test_a_table_in_which_nothing_varies_needs_no_forest(rows_of: Callable[..., 
 
 def test_a_forest_may_be_fitted_on_very_few_rows(rows_of: Callable[..., OutcomeBatches]) -> None:
     train = rows_of([[0.0, 1.0], [1.0, 0.0], [0.0, 0.5]]).split.table.split("train")
-    score, _, _ = _smoothed(train).facts(np.arange(3))  # a leaf for every row
-    np.testing.assert_allclose(score, [[0.0, 1.0], [1.0, 0.0], [0.0, 0.5]], atol=1e-6)
+    score, _, _ = _smoothed(train).facts(np.arange(3))
+    np.testing.assert_allclose(score[[0, 2]], [[1.0, 0.0], [1.0, 0.0]], atol=1e-6)  # each like the row between them
 
 
 def test_several_budgets_and_sets_keep_their_places(known_table: Callable[..., KnownTable]) -> None:
@@ -193,9 +207,9 @@ def test_several_budgets_and_sets_keep_their_places(known_table: Callable[..., K
     split = known.table.split("train")
     score, _, cost = _smoothed(split).facts(np.arange(len(split)))
     cells, problem = known.cells[split.rows], known.problem
-    np.testing.assert_allclose(score, np.einsum("ck,cka->ca", problem.kind, problem.score)[cells], atol=0.07)
+    np.testing.assert_allclose(score, np.einsum("ck,cka->ca", problem.kind, problem.score)[cells], atol=0.08)
     for k in range(3):
         for action in range(4):
             members = split.retention_set == k
             drop = (split.score[members, 0] - split.score[members, action]).mean(dtype=np.float64)
-            np.testing.assert_allclose(cost[:, k, action].mean(dtype=np.float64), drop, atol=1e-4)
+            np.testing.assert_allclose(cost[:, k, action].mean(dtype=np.float64), drop, atol=1e-2)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from agents.config import AgentConfig, LagrangianConfig, SmoothingConfig
-from agents.outcome_model import learnable
+from agents.outcome_model import SmoothedBatches, learnable
 from agents.task import Task
 from envs.batch import OutcomeBatches
 from envs.known_optimum import KnownTable
@@ -41,12 +41,13 @@ def _drop(split: TableSplit) -> float:
     return float((split.score[members, 0] - split.score[members, 1]).mean(dtype=np.float64))
 
 
-def test_costs_are_measured_on_held_out_and_train_rows_where_outcomes_are_smoothed(table: OutcomeTable) -> None:
-    task = _task(table)
-    train, held_out = table.split("train"), table.split("validation")
-    pooled = (len(train) * _drop(train) + len(held_out) * _drop(held_out)) / (len(train) + len(held_out))
+def test_costs_are_what_happened_on_held_out_rows_and_what_is_expected_of_train_rows(table: OutcomeTable) -> None:
+    task, train, held_out = _task(table), table.split("train"), table.split("validation")
+    expected = float(task.rows.facts(np.arange(len(train)))[2][:, 0, 1].sum(dtype=np.float64))
+    pooled = (expected + len(held_out) * _drop(held_out)) / (len(train) + len(held_out))
     assert task.retention.n_rows == len(train) + len(held_out)
-    assert task.retention.decided_cost(_Always())[0] == pytest.approx([pooled], rel=1e-5)  # what really happened
+    assert task.retention.decided_cost(_Always())[0] == pytest.approx([pooled], rel=1e-5)
+    assert abs(expected / len(train) - _drop(train)) > 1e-5  # forests that have not seen a row do not know it
     assert abs(pooled - _drop(held_out)) > 1e-3
 
 
@@ -57,9 +58,9 @@ def test_costs_are_measured_on_held_out_rows_alone_where_single_outcomes_are_lea
     assert task.reachable is None
 
 
-def test_only_so_many_train_rows_are_measured(table: OutcomeTable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agents.task.MOST_ROWS", 40)
-    assert _task(table).retention.n_rows == 40 + len(table.split("validation"))
+def test_train_rows_that_are_not_learned_from_are_not_measured(table: OutcomeTable) -> None:
+    config = dataclasses.replace(CONFIG, smoothing=SmoothingConfig(trees=5, max_rows=40))
+    assert _task(table, config).retention.n_rows == 40 + len(table.split("validation"))
 
 
 @pytest.mark.parametrize("config", [CONFIG, RAW])
@@ -85,22 +86,20 @@ def test_the_multiplier_starts_where_the_greedy_policy_keeps_the_limit(eight_cel
         > _task(eight_cells.table, dataclasses.replace(config, lagrangian=LagrangianConfig(limit=0.2))).multipliers
     )
 
+    held_out = OutcomeBatches(eight_cells.table.split("validation"), config.reward)
+    assert isinstance(task.rows, SmoothedBatches)
+    model = SmoothedBatches(held_out.split, config.reward, task.rows.model, task.rows.normaliser)
+
     def spent(multiplier: float) -> float:
-        """Cost of the rows that were really asked, with the margin, at a price on what is expected of them."""
-        config_, every = task.config, {name: np.arange(count) for name, count in eight_cells.table.splits.items()}
-        paid = []
-        for name in ("validation", "train"):
-            split = eight_cells.table.split(name)
-            rows = OutcomeBatches(split, config_.reward)
-            cells = eight_cells.cells[split.rows]
-            train = eight_cells.table.split("train")
-            of_train = eight_cells.cells[train.rows]
-            reward, cost = OutcomeBatches(train, config_.reward).matrices(every["train"])
+        """What the greedy policy costs at a price, with the margin: held out as it happened, train as expected."""
+        costs = []
+        for expected, paid in ((model, held_out), (task.rows, task.rows)):
+            every = np.arange(len(expected))
+            reward, cost = expected.matrices(every)
             worth = reward - multiplier * cost[:, 0]
-            gain = np.array([np.diff(worth[of_train == c], axis=1).mean(dtype=np.float64) for c in range(8)])
-            paid.append(rows.cost[:, 0, 1] * (gain[cells] > 0))
-        costs = np.concatenate(paid)
-        return float(costs.mean(dtype=np.float64) + 0.5 * costs.std(dtype=np.float64) / np.sqrt(len(costs)))
+            costs.append(paid.facts(every)[2][:, 0, 1] * (worth[:, 1] > worth[:, 0]))
+        both = np.concatenate(costs)
+        return float(both.mean(dtype=np.float64) + 0.5 * both.std(dtype=np.float64) / np.sqrt(len(both)))
 
     assert spent(price + 2e-3) <= 0.012 < spent(price - 2e-3)
 
