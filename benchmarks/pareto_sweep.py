@@ -23,19 +23,10 @@ ROWS = {"train": 10_000, "validation": 4_000, "calibration": 4_000, "test": 4_00
 
 
 def sweep(agent: str, table: Path, run_dir: Path, seeds: int, workers: int) -> tuple[float, float]:
-    """Return the seconds of a sweep, and the mean utility of its policies at the highest alpha."""
-    command = [
-        sys.executable,
-        "-m",
-        "safe_rl.pareto",
-        "--agent",
-        agent,
-        "--table",
-        str(table),
-        "--run_dir",
-        str(run_dir),
-    ]
-    command += ["--run_dir", str(run_dir), "--pareto.seeds", str(seeds), "--pareto.workers", str(workers)]
+    """Return the seconds of a sweep, and the mean utility of its policies over the alphas."""
+    options = {"agent": agent, "table": table, "run_dir": run_dir, "pareto.seeds": seeds, "pareto.workers": workers}
+    command = [sys.executable, "-m", "safe_rl.pareto"]
+    command += [word for name, value in options.items() for word in (f"--{name}", str(value))]
     start = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     seconds = time.perf_counter() - start

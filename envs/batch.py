@@ -112,10 +112,16 @@ class OutcomeBatches:
 
     def matrices(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return reward float32 [m, A] and cost float32 [m, K, A] of every action on some rows."""
+        return self.priced(rows, np.float32(self.config.alpha), np.float32(self.config.gamma))
+
+    def priced(
+        self, rows: np.ndarray, alpha: np.ndarray | np.float32, gamma: np.ndarray | np.float32
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the same at other prices, float32: one for all rows, or [m, 1] of each."""
         score, irrelevant, cost = self.facts(rows)
         used = np.arange(score.shape[1]) != Action.SKIP
-        free = score - np.float32(self.config.gamma) * irrelevant[:, None] * used - self.tokens
-        return free - np.float32(self.config.alpha) * self.terms.extra_latency[rows], cost
+        free = score - gamma * irrelevant[:, None] * used - self.tokens
+        return free - alpha * self.terms.extra_latency[rows], cost
 
     def outcome(self, rows: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return reward float32 [m] and cost float32 [m, K] of one action per row."""

@@ -54,9 +54,7 @@ def certify(config: RunConfig) -> None:
     certifier = Certifier(table, config.certify, limits, config.reward)
     check_test_rows(table)
     # All of them before the first is written, so that a run never holds certificates of two promises.
-    certificates = {
-        family: {folder: certifier.certify(folder) for folder in folders} for family, folders in families.items()
-    }
+    certificates = {family: certifier.certify_all(folders) for family, folders in families.items()}
     with RunFolder(run_dir) as folder:
         folder.begin(config, "certify", list(range(len(families.get("policies", ())))))
         folder.note(table=table.fingerprint)

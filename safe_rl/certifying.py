@@ -87,7 +87,10 @@ def table_of(config: RunConfig) -> Path:
 
 
 def other_reward(config: RunConfig, run_dir: Path) -> str | None:
-    """Return one line if the policies were trained for another reward than the one that utility is computed by."""
+    """Return one line if the policies were trained for another reward than the one that utility is computed by.
+
+    That is allowed: neither what a certificate promises nor what a student imitates depends on the reward.
+    """
     try:
         origin = json.loads((run_dir / "policies" / "made_from.json").read_text(encoding="utf-8"))
         trained_for = dict(origin["made_from"]["reward"])
@@ -99,8 +102,8 @@ def other_reward(config: RunConfig, run_dir: Path) -> str | None:
         return None
     options = " ".join(f"--reward.{name} {there}" for name, there in different.items())
     return (
-        f"the policies were trained for another reward than the one whose utility chose the thresholds; the promise "
-        f"holds all the same, but give {options} to choose by theirs."
+        f"the policies were trained for another reward than the one that utility is computed and thresholds are chosen "
+        f"by; what is certified holds all the same, but give {options} to choose by theirs."
     )
 
 
@@ -125,7 +128,7 @@ def keep_certificates(certifier: Certifier, certificates: dict[Path, Certificate
         save_certificate(folder, certificate)
     policies = [load_policy(folder) for folder in certificates]
     rows = OutcomeBatches(certifier.table.split("test"), certifier.reward, policies[0].normaliser)
-    chances = [probabilities_of(policy, rows.split) for policy in policies]  # S x [n, A]
+    chances = probabilities_of(policies, rows.split)  # S x [n, A]
     actions = np.stack(
         [gate_actions(chance, made.threshold) for chance, made in zip(chances, certificates.values(), strict=True)]
     )  # [S, n]

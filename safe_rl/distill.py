@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def distill(config: RunConfig) -> None:
     """Make the students that are missing, judge all of them on the test split, and write distill.json."""
-    from safe_rl.certifying import table_of
+    from safe_rl.certifying import other_reward, table_of
     from safe_rl.distilling import certify_students, claim_students, export, judge, shortfalls, teachers_of
     from safe_rl.run_folder import RunFolder
     from safe_rl.training import check_splits
@@ -71,7 +71,7 @@ def distill(config: RunConfig) -> None:
             entry["validation"] = known["validation"]
             if config.distill.onnx:
                 entry["onnx_difference"] = export(pairs[entry["seed"]][1])
-        warnings = [*shortfalls(told["seeds"]), *([uncertified] if uncertified else [])]
+        warnings = [*filter(None, [other_reward(config, run_dir), uncertified]), *shortfalls(told["seeds"])]
         write_json(run_dir / "distill.json", _summary(config, table) | told | {"warnings": warnings})
         folder.finish()
     _tell(told)

@@ -54,15 +54,13 @@ def claim_students(config: RunConfig, table: OutcomeTable) -> Path:
     """Open the folder of a run's students and return it; policies may be added at any time.
 
     Raises:
-        ConfigError: the students there were distilled with other settings, or the policies were trained for another
-            reward or on another table.
+        ConfigError: the students there were distilled with other settings, or the policies were trained on another
+            table.
     """
     run_dir = Path(config.run_dir)
     origin: dict[str, Any] = {"table_sha256": table.fingerprint}
     if (run_dir / "policies" / FILE).is_file():
-        trained_for = origin | {"reward": to_dict(config.reward)}
-        remedy = "give what stands there as options, such as --reward.alpha 0.6 or --table DIR"
-        refuse_stranger(run_dir / "policies", trained_for, ConfigError, remedy=remedy)
+        refuse_stranger(run_dir / "policies", origin, ConfigError, remedy="give the table of the run with --table DIR")
     settings = {name: value for name, value in to_dict(config.distill).items() if name != "onnx"}
     place = run_dir / "distilled"
     claim(place, origin | {"distill": settings}, ConfigError, remedy=f"delete {place} to distil again")
@@ -154,8 +152,8 @@ def certify_students(table: OutcomeTable, config: RunConfig, places: list[Path])
             certifier = Certifier(table, config.certify, limits, config.reward)
         except TableError as error:
             return f"the students are not certified: {error}"
-        for place in missing:
-            save_certificate(place, certifier.certify(place))
+        for place, certificate in certifier.certify_all(missing).items():
+            save_certificate(place, certificate)
     return None
 
 
@@ -185,9 +183,8 @@ def judge(table: OutcomeTable, config: RunConfig, pairs: dict[int, tuple[Path, P
     rows = OutcomeBatches(table.split("test"), config.reward, policies[min(pairs)][0].normaliser)
     evaluation = Evaluation(rows)
     calibration = Calibration(rows, evaluation.resamples)
-    chances = np.stack(
-        [[probabilities_of(policy, rows.split) for policy in pair] for pair in policies.values()], axis=1
-    )  # [2, S, n, A]
+    families = zip(*policies.values(), strict=True)
+    chances = np.array([probabilities_of(family, rows.split) for family in families])  # [2, S, n, A]
     actions = chances.argmax(axis=3)  # [2, S, n]
     some = rows.split.observation(slice(0, 1024))
     seeds = []

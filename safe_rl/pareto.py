@@ -124,12 +124,10 @@ def _draw(
     names = [learned, *(["certified"] if certificates else []), *MOVING]
     curves = {name: [policies[name] for policies in sweep.values()] for name in names}
     curves |= _other_sweep(config, table)
-    open_ = {
-        alpha: [certificates[alpha, seed].threshold < math.inf for seed in range(seeds)]
-        for alpha in sweep
-        if certificates
-    }
-    marks = {"certified": [CERTIFIED if all(open_[alpha]) else None for alpha in sweep]} if certificates else {}
+    marks = {}
+    if certificates:
+        used = [all(certificates[alpha, seed].threshold < math.inf for seed in range(seeds)) for alpha in sweep]
+        marks["certified"] = [CERTIFIED if each else None for each in used]
     first = next(iter(sweep.values()))
     points = {name: first[name] for name in ("always", "never")}
     title = f"The price of latency: {len(sweep)} alphas, {seeds} seed{'s' if seeds > 1 else ''}, test split"

@@ -1,6 +1,7 @@
 """The folder of a run: what was asked, on which machine, what came out.
 
-config.yaml     the complete resolved configuration of the last command; `--config` reads it back
+config.yaml     the complete resolved configuration of the run; `--config` reads it back
+config-*.yaml   that of each command that added to the run, such as certify
 run.json        command, configuration, versions, seeds, hashes, machine; earlier commands in the folder are kept in it
 metrics.jsonl   one line a record while the run goes on
 tensorboard/    the same records as events
@@ -43,6 +44,10 @@ PACKAGES = (
 )
 
 
+OWNER = "train_policy"
+"""The command whose configuration is the run's; until it comes, the command that began the folder is."""
+
+
 class RunFolder:
     """A run's folder, open for writing; a context manager that closes the event file."""
 
@@ -52,7 +57,7 @@ class RunFolder:
         self._facts: dict[str, Any] = {}
 
     def begin(self, config: Any, verb: str, seeds: list[int]) -> None:
-        """Write `config.yaml` and `run.json`.
+        """Write the configuration and `run.json`.
 
         Raises:
             ConfigError: the path is taken by a file.
@@ -61,7 +66,8 @@ class RunFolder:
             raise ConfigError(f"run_dir: {self.path} is a file; give a folder.")
         text = to_yaml(config)
         earlier = self._earlier()
-        write_text(self.path / "config.yaml", text)
+        file = _config_file(verb, earlier)
+        write_text(self.path / file, text)
         self._facts = {
             "verb": verb,
             "command": [sys.executable, *sys.orig_argv[1:]],
@@ -69,6 +75,7 @@ class RunFolder:
             "finished": None,
             "seeds": seeds,
             "config": to_dict(config),
+            "config_file": file,
             "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
             "hashes": {},
             "git": _git(),
@@ -149,6 +156,12 @@ class RunFolder:
             return [*before.pop("earlier", []), before]
         except (OSError, ValueError, AttributeError, TypeError):
             return []  # nothing there, or a damaged file: the history is a convenience, not an input
+
+
+def _config_file(verb: str, earlier: list[dict[str, Any]]) -> str:
+    """Return where a command's configuration goes: one that adds to a run leaves the run's own as it is."""
+    written = [entry.get("verb") for entry in earlier if entry.get("config_file", "config.yaml") == "config.yaml"]
+    return "config.yaml" if verb in (OWNER, *written[-1:]) or not written else f"config-{verb}.yaml"
 
 
 def _whole(line: str) -> bool:

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
 from itertools import groupby
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from safe_rl.artefact import claim, refuse_stranger
-from safe_rl.command import explain
 from safe_rl.config import RunConfig
 from safe_rl.determinism import prepare
 from safe_rl.training import agent_config, finished, given_table, outcome_model, trained, what_matters
+from safe_rl.workers import Tell, run_workers
 from supervised.errors import ConfigError, SafeError, TableError
 
 if TYPE_CHECKING:
@@ -76,8 +72,7 @@ def train_cells(table: OutcomeTable, config: RunConfig, place: Path) -> dict[Cel
             for _ in _in_turn(table, config, jobs):
                 bar.update()
         else:
-            for _ in _by_workers(table.directory, config, jobs, workers):
-                bar.update()
+            _by_workers(table.directory, config, jobs, workers, bar.update)
     return cells
 
 
@@ -88,18 +83,15 @@ def certify_cells(
     from agents.certificates.certificate import save_certificate
     from agents.certificates.certifier import Certifier
 
-    certificates = {}
     limits = config.certify.limits(len(table.retention_sets), config.lagrangian)
     try:
-        for alpha in config.pareto.alphas:
-            certifier = Certifier(table, config.certify, limits, replace(config.reward, alpha=alpha))
-            for (price, seed), folder in cells.items():
-                if price == alpha:
-                    certificates[price, seed] = certifier.certify(folder)
-                    save_certificate(folder, certificates[price, seed])
+        certifier = Certifier(table, config.certify, limits, config.reward)
+        made = certifier.certify_all(list(cells.values()), [alpha for alpha, _ in cells])
     except TableError as error:
         return {}, f"no certificates: {error}"
-    return certificates, None
+    for folder, certificate in made.items():
+        save_certificate(folder, certificate)
+    return {cell: made[folder] for cell, folder in cells.items()}, None
 
 
 def warnings_of(cells: dict[Cell, Path]) -> Iterator[str]:
@@ -160,69 +152,33 @@ def _warning(multipliers: np.ndarray, config: RunConfig) -> str | None:
     )
 
 
-def _by_workers(table: Path, config: RunConfig, jobs: list[Job], workers: int) -> Iterator[None]:
-    """Share the cells out, and yield once per finished cell; workers end with this generator, however it ends."""
-    context = multiprocessing.get_context("spawn")
-    running: dict[Connection, Any] = {}
-    try:
-        with _no_interrupts():  # inherited by the workers: Ctrl-C reaches only us, and we end them
-            for first in range(workers):
-                ours, theirs = context.Pipe(duplex=False)
-                # Jobs take equally long, so fixed shares are fair, and a worker imports torch only once.
-                process = context.Process(target=_work, args=(theirs, table, config, jobs[first::workers]), daemon=True)
-                process.start()
-                theirs.close()
-                running[ours] = process
-        while running:
-            for ready in wait(list(running)):
-                assert isinstance(ready, Connection)
-                try:
-                    line = ready.recv()
-                except EOFError:
-                    process = running.pop(ready)
-                    process.join()
-                    if process.exitcode < 0:
-                        raise SafeError(
-                            f"A worker of the sweep was killed (signal {-process.exitcode}), perhaps for want of "
-                            f"memory; give --pareto.workers 1, what is finished is kept."
-                        ) from None
-                    if process.exitcode:
-                        raise RuntimeError(f"a worker of the sweep ended with exit code {process.exitcode}") from None
-                    continue
-                if line is not None:
-                    raise SafeError(line)
-                yield
-    finally:
-        for process in running.values():
-            process.terminate()
-            process.join()
+def _by_workers(table: Path, config: RunConfig, jobs: list[Job], workers: int, finished: Tell) -> None:
+    """Share the jobs out; `finished` is called once per finished cell.
+
+    Raises:
+        SafeError: a worker was killed, or met something that a user can mend.
+    """
+
+    def killed(number: int) -> None:
+        raise SafeError(
+            f"A worker of the sweep was killed (signal {number}), perhaps for want of memory; give --pareto.workers 1, "
+            f"what is finished is kept."
+        )
+
+    # Jobs take equally long, so fixed shares are fair, and a worker imports torch only once.
+    works = [partial(_work, table, config, jobs[first::workers]) for first in range(workers)]
+    run_workers(works, finished, killed, config.run_dir)
 
 
-def _work(parent: Connection, table: Path, config: RunConfig, jobs: list[Job]) -> None:
-    """Do jobs one after the other in a process of its own; tell the parent None for each, or a line of trouble."""
+def _work(table: Path, config: RunConfig, jobs: list[Job], finished: Tell) -> None:
+    """Do jobs one after the other, in a process of its own."""
     import torch
 
     from envs.outcomes import OutcomeTable
 
     torch.set_num_threads(1)
-    try:
-        opened = OutcomeTable.open(table)
-        for _ in _in_turn(opened, config, jobs):
-            parent.send(None)
-    except Exception as error:
-        line = explain(error, config.run_dir)
-        if line is None:
-            raise
-        parent.send(line)
-
-
-@contextmanager
-def _no_interrupts() -> Iterator[None]:
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+    for _ in _in_turn(OutcomeTable.open(table), config, jobs):
+        finished()
 
 
 def _origin(config: RunConfig) -> dict[str, Any]:

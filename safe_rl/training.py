@@ -127,7 +127,8 @@ def outcome_model(table: OutcomeTable, config: RunConfig) -> OutcomeModel | None
 
     if config.smoothing.trees == 0:
         return None
-    return OutcomeModel(OutcomeBatches(table.split("train"), config.reward), config.smoothing)
+    rows = table.split("train").sample(config.smoothing.max_rows)
+    return OutcomeModel(OutcomeBatches(rows, config.reward), config.smoothing)
 
 
 def _origin(config: RunConfig) -> dict[str, Any]:

@@ -5,20 +5,15 @@ A worker ends when all trials of the study are finished, by whomever. It takes o
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
-import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict, replace
-from multiprocessing.connection import Connection, wait
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from optuna import TrialPruned
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from safe_rl.command import explain
 from safe_rl.config import RunConfig
 from safe_rl.options import to_dict
 from safe_rl.run_folder import versions
@@ -27,6 +22,7 @@ from safe_rl.tuning.owner import Heartbeat, Owner
 from safe_rl.tuning.space import configured, distributions, draw
 from safe_rl.tuning.study import REASON, TrialStudy
 from safe_rl.tuning.trials import Bench, Diverged, SeedResult, limits_broken, objectives
+from safe_rl.workers import Tell, run_workers
 from supervised.errors import SafeError
 
 if TYPE_CHECKING:
@@ -35,10 +31,9 @@ if TYPE_CHECKING:
 POLL = 0.2
 """Seconds between two looks at a study whose next trial has to wait for others."""
 PER_SEED = "per_seed"
-Finished = Callable[[], None]
 
 
-def run_trials(table: OutcomeTable, config: RunConfig, study: TrialStudy, finished: Finished) -> None:
+def run_trials(table: OutcomeTable, config: RunConfig, study: TrialStudy, finished: Tell) -> None:
     """Run trials until all of the study are finished; `finished` is called whenever some of them may be.
 
     Raises:
@@ -123,7 +118,7 @@ def _constrain(trial: Trial, broken: list[float]) -> None:
                 trial.set_constraint(name, value)
 
 
-def run_by_workers(table: Path, config: RunConfig, study: TrialStudy, finished: Finished) -> list[str]:
+def run_by_workers(table: Path, config: RunConfig, study: TrialStudy, finished: Tell) -> list[str]:
     """Let `tune.workers` processes run trials until all are finished.
 
     Returns:
@@ -133,40 +128,15 @@ def run_by_workers(table: Path, config: RunConfig, study: TrialStudy, finished: 
         SafeError: a worker met something that a user can mend, or all of them were killed.
         RuntimeError: a worker died of a mistake of ours; its traceback is on stderr.
     """
-    context = multiprocessing.get_context("spawn")
-    running: dict[Connection, Any] = {}
     lost: list[str] = []
+
+    def killed(number: int) -> None:
+        lost.append(f"a worker was killed (signal {number}); another took over its trial.")
+
+    works = [partial(_work, table, config)] * min(config.tune.workers, config.tune.trials)
     try:
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C reaches only us, and we end them
-        try:
-            for _ in range(min(config.tune.workers, config.tune.trials)):
-                ours, theirs = context.Pipe(duplex=False)
-                process = context.Process(target=_work, args=(theirs, table, config), daemon=True)
-                process.start()
-                theirs.close()
-                running[ours] = process
-        finally:
-            signal.signal(signal.SIGINT, before)
-        while running:
-            for ready in wait(list(running)):
-                assert isinstance(ready, Connection)
-                try:
-                    line = ready.recv()
-                except EOFError:
-                    process = running.pop(ready)
-                    process.join()
-                    if process.exitcode > 0:
-                        raise RuntimeError(f"a worker of the study ended with exit code {process.exitcode}") from None
-                    if process.exitcode < 0:
-                        lost.append(f"a worker was killed (signal {-process.exitcode}); another took over its trial.")
-                    continue
-                if line is not None:
-                    raise SafeError(line)
-                finished()
+        run_workers(works, finished, killed, config.run_dir)
     finally:
-        for process in running.values():
-            process.terminate()
-            process.join()
         study.put_back_abandoned()
     if study.finished() < config.tune.trials:
         raise SafeError(
@@ -176,17 +146,9 @@ def run_by_workers(table: Path, config: RunConfig, study: TrialStudy, finished: 
     return lost
 
 
-def _work(parent: Connection, table: Path, config: RunConfig) -> None:
-    """Run trials in a process of its own; tell the parent None when something is finished, or a line of trouble."""
+def _work(table: Path, config: RunConfig, finished: Tell) -> None:
+    """Run trials in a process of its own."""
     from envs.outcomes import OutcomeTable
 
-    try:
-        opened = OutcomeTable.open(table)
-        run_trials(opened, config, TrialStudy(config, opened.fingerprint), lambda: parent.send(None))
-    except BrokenPipeError:
-        sys.exit(0)  # the parent is gone, and told whoever has to know
-    except Exception as error:
-        line = explain(error, config.run_dir)
-        if line is None:
-            raise
-        parent.send(line)
+    opened = OutcomeTable.open(table)
+    run_trials(opened, config, TrialStudy(config, opened.fingerprint), finished)

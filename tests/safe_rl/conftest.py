@@ -1,11 +1,11 @@
-"""Small synthetic tables on which a right decision can be learned, and a tiny real model with a manifest on disk."""
+"""Small synthetic tables, a tiny real model with a manifest on disk, and a finished study."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -16,6 +16,9 @@ from envs.outcomes import TableWriter
 from envs.table_format import Header
 from supervised.data.manifest import write_manifest
 from supervised.data.sample import SPLITS, Sample
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
 
 SPLIT_SHARES = [0.4, 0.2, 0.1, 0.3]
 """Of train, validation, calibration and test."""
@@ -136,3 +139,69 @@ def tiny(tiny_base_dir: Path, tiny_encoder_dir: Path) -> list[str]:
         "seeds": 1,
     }
     return [word for name, value in options.items() for word in (f"--{name}", str(value))]
+
+
+# -- studies ----------------------------------------------------------------------------------------------------------
+
+STUDY = (
+    "--total_timesteps 1500 --ppo.num_envs 250 --ppo.batch_size 250 --curriculum.steps 500 --lagrangian.limit 0.2 "
+    "--tune.space.batch_size [125,250] --tune.space.hidden [[16,16],[32]] --tune.space.n_epochs [2,4] "
+    "--tune.space.learning_rate [1e-5,1e-2] --tune.startup 4 --tune.batch 2 --smoothing.trees 5 --ppo.hidden [32] "
+    "--tune.trials 8"
+).split()
+
+
+@pytest.fixture(scope="session")
+def options() -> Callable[..., list[str]]:
+    """Return the arguments of a quick study; the last word on a key counts."""
+
+    def build(table: Path, run_dir: Path, *more: str, workers: int = 1) -> list[str]:
+        return ["--table", str(table), "--run_dir", str(run_dir), *STUDY, "--tune.workers", str(workers), *more]
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def finished_study(table: Path, options: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with a study of eight trials, run in this process."""
+    from safe_rl.tune import main
+
+    folder = tmp_path_factory.mktemp("studies") / "run"
+    assert main(options(table, folder)) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def stored() -> Callable[..., list[FrozenTrial]]:
+    """Read the trials of a study."""
+    import optuna
+
+    from safe_rl.tuning.journal import open_journal
+
+    def read(run_dir: Path, storage: str | None = None) -> list[FrozenTrial]:
+        place = storage or open_journal(run_dir / "tune" / "journal.log")
+        return optuna.load_study(study_name="safe_rl", storage=place).get_trials()
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def results(stored: Callable[..., list[FrozenTrial]]) -> Callable[..., list[tuple[Any, ...]]]:
+    """Read everything about the trials that must not depend on who ran them."""
+
+    def read(run_dir: Path, storage: str | None = None) -> list[tuple[Any, ...]]:
+        return [
+            (
+                trial.number,
+                trial.state.name,
+                trial.values,
+                trial.params,
+                dict(sorted(trial.intermediate_values.items())),
+                trial.user_attrs["per_seed"],
+                trial.user_attrs.get("constraints"),  # none where it was pruned before its first policy was ready
+                trial.user_attrs["reason"],
+            )
+            for trial in stored(run_dir, storage)
+        ]
+
+    return read

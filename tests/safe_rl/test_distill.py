@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.certificates.certificate import CertifiedGate
+from agents.certificates.certificate import CertifiedGate, load_certificate
 from agents.gate_policy import load_policy
 from agents.onnx_export import OnnxGate
 from envs.outcomes import OutcomeTable
@@ -145,14 +145,16 @@ def test_a_student_of_another_policy_is_refused(
     assert told.count("\n") == 1
 
 
-def test_another_reward_than_that_of_the_policies_is_refused(
-    trained: Path, table: Path, capsys: pytest.CaptureFixture[str]
+def test_another_reward_than_that_of_the_policies_is_told(
+    trained: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(options(table, trained, "--reward.alpha", "0.2")) == 2
-    told = capsys.readouterr().err
-    assert "(reward.alpha 0.6 there, 0.2 here); give what stands there as options" in told
-    assert told.count("\n") == 1
-    assert not (trained / "distilled").exists()
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    assert main(options(table, run, "--reward.alpha", "0.2")) == 0
+    told = capsys.readouterr().err.splitlines()[0]
+    assert told.startswith("warning: the policies were trained for another reward")
+    assert "give --reward.alpha 0.6 to choose by theirs" in told
+    assert told.removeprefix("warning: ") in json.loads((run / "distill.json").read_text())["warnings"]
+    assert load_certificate(run / "distilled" / "seed-0").alpha == 0.2
 
 
 def test_a_table_that_the_policies_did_not_learn_from_is_refused(

@@ -31,8 +31,8 @@ def run_dir(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def rows(run_dir: Path) -> list[dict[str, str]]:
-    with open(run_dir / "pareto" / "pareto.csv", newline="") as file:
+def rows(run_dir: Path, place: str = "pareto") -> list[dict[str, str]]:
+    with open(run_dir / place / "pareto.csv", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -70,6 +70,20 @@ def test_finished_cells_are_kept_when_alphas_are_added(run_dir: Path, table: Pat
     assert {row["alpha"] for row in rows(run_dir)} == {"0.0", "1.0", "2.0"}
 
 
+def test_the_exact_agent_trains_a_network_per_seed_and_again_for_a_higher_price(table: Path, tmp_path: Path) -> None:
+    run, made = tmp_path / "run", []
+    for alphas in ("[0, 2]", "[0, 1, 2]", "[2.5]"):
+        argv = options(table, run, alphas, "--agent", "exact", "--pareto.seeds", "1", "--pareto.workers", "1")
+        assert main([*argv, "--smoothing.trees", "5", "--exact.steps", "300"]) == 0
+        made.append((run / "pareto_exact" / "networks" / "seed-0" / "network.safetensors").stat().st_mtime_ns)
+        usage = [float(row["usage_mean"]) for row in rows(run, "pareto_exact") if row["policy"] == "exact_gradient"]
+        assert usage == sorted(usage, reverse=True)
+        assert len(usage) == len(json.loads(alphas))
+    assert made[0] == made[1] < made[2]
+    certificate = json.loads((run / "pareto_exact" / "alpha-1" / "seed-0" / "certificate.json").read_text())
+    assert certificate["alpha"] == 1.0
+
+
 def test_a_sweep_of_another_configuration_is_refused(
     run_dir: Path, table: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -89,11 +103,10 @@ def test_workers_train_the_same_policies_as_one_process(run_dir: Path, table: Pa
 def test_a_worker_that_is_killed_is_told_in_one_line(table: Path, tmp_path: Path) -> None:
     config = RunConfig(total_timesteps=10_000_000)
     jobs = [[((alpha, 0), tmp_path / f"alpha-{alpha:g}")] for alpha in (0.0, 1.0)]
-    finished = _by_workers(table, config, jobs, 2)
     killer = threading.Timer(2.0, lambda: multiprocessing.active_children()[0].kill())
     killer.start()
     with pytest.raises(SafeError, match=r"killed \(signal 9\).*give --pareto\.workers 1"):
-        next(finished)
+        _by_workers(table, config, jobs, 2, lambda: None)
     assert not multiprocessing.active_children()
 
 

@@ -64,6 +64,24 @@ def test_earlier_commands_are_kept(tmp_path: Path) -> None:
     assert "earlier" not in facts["earlier"][0]
 
 
+def test_what_adds_to_a_run_leaves_its_configuration_as_it_is(tmp_path: Path) -> None:
+    told = []
+    commands = [("pareto", 0.1), ("pareto", 0.2), ("certify", 0.3), ("train_policy", 0.4), ("certify", 0.5)]
+    for verb, alpha in [*commands, ("pareto", 0.6), ("train_policy", 0.7)]:
+        with RunFolder(tmp_path) as folder:
+            folder.begin(Small(alpha), verb, [])
+        files = sorted(tmp_path.glob("config*.yaml"))
+        told.append({file.stem: yaml.safe_load(file.read_text())["alpha"] for file in files})
+    began = {"config": 0.2, "config-certify": 0.3}
+    assert told[:3] == [{"config": 0.1}, {"config": 0.2}, began]  # of the command that began the folder
+    assert told[3:5] == [began | {"config": 0.4}, {"config": 0.4, "config-certify": 0.5}]
+    assert told[5:] == [{**told[4], "config-pareto": 0.6}, {**told[4], "config-pareto": 0.6, "config": 0.7}]
+    facts = json.loads((tmp_path / "run.json").read_text())
+    files_told = [entry["config_file"] for entry in (*facts["earlier"], facts)]
+    assert files_told.count("config.yaml") == 4
+    assert files_told[-2:] == ["config-pareto.yaml", "config.yaml"]
+
+
 def test_records_go_to_a_line_and_to_tensorboard(tmp_path: Path) -> None:
     with RunFolder(tmp_path) as folder:
         folder.record(3, {"train/loss": 0.5, "train/ratio": float("nan")}, "seed-0")

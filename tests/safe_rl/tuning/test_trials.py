@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from envs.outcomes import OutcomeTable
+from safe_rl.config import RunConfig
+from safe_rl.options import parse
 from safe_rl.tuning.config import TuneConfig
-from safe_rl.tuning.trials import Diverged, SeedResult, _divergence, _Watch, limits_broken, objectives, worth
+from safe_rl.tuning.trials import Diverged, SeedResult, Yardstick, _divergence, _Watch, limits_broken, objectives, worth
 
 RESULT = SeedResult(0, 100, utility=0.5, accuracy=0.75, latency_ms=10.0, usage=0.5, excess=-0.02, bound=-0.01)
 RESULTS = [RESULT, replace(RESULT, seed=1, utility=0.25, accuracy=0.25, latency_ms=14.0, bound=0.03)]
@@ -70,3 +75,16 @@ def test_weights_that_are_no_numbers_are_told_from_mistakes() -> None:
         raise RuntimeError("shape mismatch")
     with pytest.raises(ValueError, match="nan"), _divergence("seed 3"):
         float("a nan that is none")
+
+
+def test_trials_are_compared_by_the_reward_of_the_run(table: Path) -> None:
+    opened = OutcomeTable.open(table)
+    split = opened.split("validation")
+    run = parse(RunConfig, ["--reward.alpha", "2", "--reward.gamma", "0.5"], "tune", "")
+    always = np.ones(len(split), dtype=np.int64)
+    figures = Yardstick(opened, run)(always)
+    extra = (split.latency_ms[:, 1] - split.latency_ms[:, 0]) / opened.header.latency_unit_ms
+    expected = split.score[:, 1] - 2 * extra - 0.5 * (split.retention_set >= 0)
+    assert figures["tune/utility"] == pytest.approx(expected.mean(), abs=1e-6)
+    assert figures["tune/accuracy"] == pytest.approx(split.score[:, 1].mean(), abs=1e-6)
+    assert figures["tune/usage"] == 1.0
