@@ -140,7 +140,7 @@ class LagrangianConfig:
     """Multiplier at the start; null: the one that the train rows' own problem has, or 0 where none are given."""
     maximum: float = 20.0
     """Largest multiplier; 0 switches the constraint off."""
-    margin: float = 1.0
+    margin: float = 0.5
     """Standard errors that a policy's measured cost keeps below the limit, where a policy of the run can."""
 
     def __post_init__(self) -> None:
@@ -217,11 +217,11 @@ class ExactConfig:
     """Step size of Adam at the start; it falls to 0 linearly."""
     batch_size: int = 500
     """Rows of one gradient step."""
-    steps: int = 1500
+    steps: int = 1000
     """Gradient steps."""
     entropy_coefficient: float = 0.1
     """Weight of the entropy bonus at first; it falls to 0 linearly. Without it early mistakes become certainties."""
-    weight_decay: float = 0.0
+    weight_decay: float = 1.0
     """Decay of the weights per step, as a share of the step size."""
     averaging: float = 0.99
     """Weight of the past in the average of the weights over steps, which is what ships; 0: the last ones."""

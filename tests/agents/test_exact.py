@@ -92,7 +92,7 @@ def _gradient(coefficient: float) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("coefficient", [0.0, 0.5])
 def test_the_gradient_is_that_of_the_enumerated_expectation(coefficient: float) -> None:
     network = _linear()
-    ExactLearner(network, ExactConfig(entropy_coefficient=coefficient)).step(ROWS, GAIN)
+    ExactLearner(network, ExactConfig(entropy_coefficient=coefficient, weight_decay=0.0)).step(ROWS, GAIN)
     weight, bias = _gradient(coefficient)
     np.testing.assert_allclose(_slope(_layer(network).weight), -weight, atol=1e-6)  # of the loss, which is minimised
     np.testing.assert_allclose(_slope(_layer(network).bias), -bias, atol=1e-6)
@@ -116,7 +116,7 @@ def test_the_gradient_that_is_written_out_is_the_derived_one(
 
 def test_entropy_bonus_and_step_size_fall_to_zero_linearly() -> None:
     network = _linear()
-    learner = ExactLearner(network, ExactConfig(entropy_coefficient=0.4, learning_rate=0.01, steps=4))
+    learner = ExactLearner(network, ExactConfig(entropy_coefficient=0.4, learning_rate=0.01, steps=4, weight_decay=0.0))
     sizes = []
     for remaining in (1.0, 0.75, 0.5, 0.25):
         network.load_state_dict(_linear().state_dict())
@@ -128,7 +128,7 @@ def test_entropy_bonus_and_step_size_fall_to_zero_linearly() -> None:
 
 def test_a_step_goes_up_the_gradient_and_the_average_follows() -> None:
     network = _linear()
-    learner = ExactLearner(network, ExactConfig(learning_rate=0.125, averaging=0.9))
+    learner = ExactLearner(network, ExactConfig(learning_rate=0.125, averaging=0.9, weight_decay=0.0))
     learner.step(ROWS, GAIN)
     moved = _layer(network).bias.detach().numpy() - np.array(BIAS)
     np.testing.assert_allclose(moved, 0.125 * np.sign(_gradient(0.1)[1]), atol=1e-4)  # Adam's first step
@@ -140,7 +140,7 @@ def test_weights_decay_in_proportion_to_the_step_size() -> None:
     network = _linear()
     ExactLearner(network, ExactConfig(learning_rate=0.01, weight_decay=2.0)).step(ROWS, torch.zeros(2, 3))
     plain = _linear()
-    ExactLearner(plain, ExactConfig(learning_rate=0.01)).step(ROWS, torch.zeros(2, 3))
+    ExactLearner(plain, ExactConfig(learning_rate=0.01, weight_decay=0.0)).step(ROWS, torch.zeros(2, 3))
     lost = _layer(plain).weight.detach() - _layer(network).weight.detach()
     np.testing.assert_allclose(lost, 0.01 * 2.0 * torch.tensor(WEIGHT), atol=1e-6)
 

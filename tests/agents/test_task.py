@@ -58,6 +58,10 @@ def test_costs_are_measured_on_held_out_rows_alone_where_single_outcomes_are_lea
     assert task.reachable is None
 
 
+def test_train_rows_do_not_outvote_held_out_ones(make_table: Callable[..., OutcomeTable]) -> None:
+    assert _task(make_table({0: 600, 1: 100, 3: 10})).retention.n_rows == 3 * 100
+
+
 def test_train_rows_that_are_not_learned_from_are_not_measured(table: OutcomeTable) -> None:
     config = dataclasses.replace(CONFIG, smoothing=SmoothingConfig(trees=5, max_rows=40))
     assert _task(table, config).retention.n_rows == 40 + len(table.split("validation"))
