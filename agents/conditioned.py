@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -72,7 +72,8 @@ class ConditionedPolicy:
             progress: called after every step with its number.
         """
         task, exact = self.task, self.task.config.exact
-        learner = ExactLearner(self.network, exact)
+        # Rows that come with new prices every time are not learned by heart: nothing is to be gained by decay.
+        learner = ExactLearner(self.network, replace(exact, weight_decay=0.0))
         sampler, rng = RowSampler(len(task.rows), task.seed), np.random.default_rng(task.seed)
         for step in range(1, exact.steps + 1):
             drawn = sampler.draw(min(exact.batch_size, len(task.rows)))

@@ -184,7 +184,7 @@ class SmoothingConfig:
     """Folds of the train rows; what is expected of a row comes from a forest of the other folds."""
     max_features: float = 0.3
     """Share of the features that a split of a tree is chosen from."""
-    min_leaf: int = 30
+    min_leaf: int = 20
     """Rows that a leaf holds at least; more of them average away more noise, and more detail."""
     max_rows: int = 50_000
     """Train rows that the forest is fitted on, and the policy learns from, at most; a random sample of more."""
@@ -221,7 +221,7 @@ class ExactConfig:
     """Gradient steps."""
     entropy_coefficient: float = 0.1
     """Weight of the entropy bonus at first; it falls to 0 linearly. Without it early mistakes become certainties."""
-    weight_decay: float = 1.0
+    weight_decay: float = 3.0
     """Decay of the weights per step, as a share of the step size."""
     averaging: float = 0.99
     """Weight of the past in the average of the weights over steps, which is what ships; 0: the last ones."""

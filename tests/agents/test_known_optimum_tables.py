@@ -14,7 +14,7 @@ from agents.train import train_agent
 from envs.batch import OutcomeBatches
 from envs.known_optimum import KnownTable, random_problem
 
-ROWS = {"train": 12_000, "validation": 6_000, "test": 1_000}
+ROWS = {"train": 24_000, "validation": 12_000, "test": 4_000}
 LEAST = {"ppo": 0.93, "exact": 0.95}
 """Share of what the best policy within the limit gains over never using audio."""
 SLACK = 0.003
@@ -26,25 +26,30 @@ PROBLEMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.fixture(scope="module", params=list(PROBLEMS))
-def known(request: pytest.FixtureRequest, known_table: Callable[..., KnownTable]) -> tuple[KnownTable, OutcomeModel]:
-    problem, table = PROBLEMS[request.param]
-    known = known_table(random_problem(**problem), ROWS, **{"useless": 32, "spread": 0.3, **table})
-    config = AgentConfig()
-    return known, OutcomeModel(OutcomeBatches(known.table.split("train"), config.reward), config.smoothing)
+@pytest.fixture(scope="module")
+def drawn(known_table: Callable[..., KnownTable]) -> list[tuple[KnownTable, OutcomeModel]]:
+    """Two tables of every problem: what one table says of a limit is partly luck."""
+    config, found = AgentConfig(), []
+    for problem, table in PROBLEMS.values():
+        for seed in range(2):
+            known = known_table(random_problem(**problem), ROWS, seed=seed, **{"useless": 32, "spread": 0.3, **table})
+            rows = OutcomeBatches(known.table.split("train"), config.reward)
+            found.append((known, OutcomeModel(rows, config.smoothing)))
+    return found
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("agent", ["ppo", "exact"])
 def test_most_of_the_optimal_gain_is_reached_within_the_limit(
-    known: tuple[KnownTable, OutcomeModel], agent: Any
+    drawn: list[tuple[KnownTable, OutcomeModel]], agent: Any
 ) -> None:
-    drawn, model = known
-    config = AgentConfig(agent=agent)
-    table, limits = drawn.table, np.full(drawn.problem.n_sets, config.lagrangian.limit)
-    trained = train_agent(table.split("train"), table.split("validation"), config, 0, outcome_model=model)
-    chosen = np.eye(2)[trained.policy.decide(table.split("test").observation(slice(None)))]
-    utility, drop = drawn.judge("test", chosen, config.reward)
-    best = drawn.problem.optimum(limits, config.reward)
-    assert utility - best.never >= LEAST[agent] * (best.utility - best.never)
-    assert (drop <= limits + SLACK).all()
+    config, shares = AgentConfig(agent=agent), []
+    for known, model in drawn:
+        table, limits = known.table, np.full(known.problem.n_sets, config.lagrangian.limit)
+        trained = train_agent(table.split("train"), table.split("validation"), config, 0, outcome_model=model)
+        chosen = np.eye(2)[trained.policy.decide(table.split("test").observation(slice(None)))]
+        utility, drop = known.judge("test", chosen, config.reward)
+        best = known.problem.optimum(limits, config.reward)
+        shares.append((utility - best.never) / (best.utility - best.never))
+        assert (drop <= limits + SLACK).all()
+    assert np.mean(shares) >= LEAST[agent]
