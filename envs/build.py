@@ -36,7 +36,7 @@ WINDOW_BATCHES = 8
 MEASURED_SAMPLES = 32
 _IDENTITY = ("cost_mode", "preview", "preview_bands", "feature_dtype", "max_new_tokens")
 """The part of the configuration that decides what the table says; the rest is speed and care."""
-_PLACES = ("base", "base_revision", "encoder", "encoder_revision", "device")
+_PLACES = ("base", "base_revision", "encoder", "encoder_revision", "more_encoders", "device")
 """Where a model lies and runs; what it is, its hashes say."""
 
 

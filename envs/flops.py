@@ -13,7 +13,7 @@ from envs.actions import Action
 from envs.config import OutcomesConfig
 from envs.cost import LatencyProfile
 from envs.passes import Passes
-from supervised.data.sample import Sample
+from supervised.data.sample import Sample, Waveform
 from supervised.errors import DataError
 
 if TYPE_CHECKING:
@@ -49,7 +49,9 @@ def count_flops(model: SafeModel, samples: Sequence[Sample], config: OutcomesCon
 def _of_one(passes: Passes, sample: Sample) -> list[int]:
     """Return the operations of every action on one loaded question."""
     config = passes.config
-    audio, encoding = _counted(lambda: passes.encode([sample]))
+    assert sample.audio is None or isinstance(sample.audio, Waveform)  # `load` has read it
+    clips = [sample.audio]
+    audio, encoding = _counted(lambda: passes.model.encoder(clips))  # not from a cache, which computes nothing
     base, plain = _counted(lambda: passes.base([sample], audio))
     glance = encoding if config.preview == "clap" else 0
     skip = glance + plain

@@ -20,7 +20,7 @@ from supervised.data.sample import Sample
 from supervised.errors import DataError, TableError
 
 if TYPE_CHECKING:
-    from supervised.encoder import AudioFeatures
+    from supervised.encoders.features import AudioFeatures
     from supervised.safe_model import SafeModel
 
 

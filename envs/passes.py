@@ -1,7 +1,8 @@
 """Both passes of the model over a batch of questions: features, answers, scores and latencies of every action.
 
 The table build and the live source run this same code, so that they agree. The picture's features are computed once
-and shared; USE pays for the audio and for a second pass over the same prompt.
+and shared; USE pays for the audio and for a second pass over the same prompt, or over the question alone where the
+picture's key-value cache can be kept.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ from envs.features import (
     question_features,
 )
 from envs.preview import mel_preview
-from supervised.answers import score
+from supervised.answers import score_sample
 from supervised.data.media import read_image, read_waveform
 from supervised.data.sample import Sample, Waveform
 from supervised.errors import DataError
 
 if TYPE_CHECKING:
-    from supervised.encoder import AudioFeatures
+    from supervised.encoders.features import AudioFeatures
+    from supervised.prefix import Prefix
     from supervised.safe_model import SafeModel
 
 
@@ -52,6 +54,8 @@ class BasePass:
     """int64 [B]."""
     latency_ms: np.ndarray
     """float32 [B]."""
+    prefix: Prefix | None = None
+    """The pictures' key-value cache for the passes with audio; None: these read the whole prompts."""
 
 
 @dataclass
@@ -73,6 +77,8 @@ class Passes:
     def __init__(self, model: SafeModel, config: OutcomesConfig, profile: LatencyProfile) -> None:
         self.model, self.config, self.profile = model, config, profile
         self.rate: int = model.encoder.rate
+        # A router decides before the base pass, so that nothing of that pass can be kept.
+        self.keeps_prefix = config.cost_mode == "cascade" and model.prefix_obstacle is None
         model.config.projector.require("outcomes.budgets", config.budgets)
         self.actions = action_names(config.budgets)
         self.tokens = action_tokens(config.budgets, model.config.projector.tokens)
@@ -152,6 +158,7 @@ class Passes:
             prompt_tokens=prompt,
             new_tokens=lengths,
             latency_ms=self._latency(samples, prompt, [lengths], Action.SKIP),
+            prefix=self.model.keep_prefix(inputs, output) if self.keeps_prefix else None,
         )
 
     def uses(self, base: BasePass, audio: AudioFeatures) -> list[UsePass]:
@@ -161,7 +168,7 @@ class Passes:
         return [self.use(base, audio, action) for action in range(Action.USE, len(self.actions))]
 
     def use(self, base: BasePass, audio: AudioFeatures, action: int = Action.USE) -> UsePass:
-        """Run base and adapter over the batch of a base pass, with the picture's features of that pass.
+        """Run base and adapter over the batch of a base pass, with the picture's features or its cache of that pass.
 
         Args:
             base: The base pass.
@@ -170,7 +177,12 @@ class Passes:
         """
         budget = self.tokens[action] if self.config.budgets else None
         output = self.model.generate(
-            base.inputs, audio=audio, images=base.images, max_new_tokens=self.config.max_new_tokens, budget=budget
+            base.inputs,
+            audio=audio,
+            images=base.images,
+            max_new_tokens=self.config.max_new_tokens,
+            budget=budget,
+            prefix=base.prefix,
         )
         answers = self.model.decode(output, base.inputs)
         lengths = answer_lengths(output.sequences[:, base.inputs["input_ids"].shape[1] :], self._end_ids())
@@ -232,4 +244,4 @@ def _clip(sample: Sample) -> Waveform | None:
 
 
 def _scores(answers: Sequence[str], samples: Sequence[Sample]) -> np.ndarray:
-    return np.array([score(a, sample.answers) for a, sample in zip(answers, samples, strict=True)], dtype=np.float32)
+    return np.array([score_sample(a, sample) for a, sample in zip(answers, samples, strict=True)], dtype=np.float32)

@@ -122,9 +122,9 @@ def _read(folder: Path, error: type[SafeError]) -> Artefact | None:
 
 
 def folder_sha256(folder: Path) -> str:
-    """Return one SHA-256 over the names and bytes of all files below `folder`."""
+    """Return one SHA-256 over the names and bytes of all files below `folder`, except texts for people (.md)."""
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md"):
         digest.update(f"{path.relative_to(folder).as_posix()} {sha256_file(path)}\n".encode())
     return digest.hexdigest()
 

@@ -17,8 +17,9 @@ from agents.config import (
 )
 from envs.config import OutcomesConfig, RewardConfig
 from safe_rl.tuning.config import TuneConfig
-from supervised.config import DataConfig, ModelConfig, StageAConfig
+from supervised.config import BridgeConfig, DataConfig, ModelConfig, StageAConfig
 from supervised.demo.config import PretrainConfig
+from supervised.diagnostics.config import EvaluateConfig
 from supervised.errors import ConfigError
 
 LEARNED = {"ppo": "ppo_lagrangian", "exact": "exact_gradient"}
@@ -68,6 +69,7 @@ class RunConfig:
     tune: TuneConfig = field(default_factory=TuneConfig)
     certify: CertifyConfig = field(default_factory=CertifyConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     total_timesteps: int = 100_000
     """Questions that each policy is trained on, with repetition."""
     seeds: int = 5
@@ -104,6 +106,22 @@ class TuneRun(RunConfig):
 
 
 @dataclass(frozen=True)
+class DescribeRun(RunConfig):
+    """A run, and how its model is described."""
+
+    json: bool = False
+    """Print one JSON object instead of a table."""
+
+
+@dataclass(frozen=True)
+class EvaluateRun(RunConfig):
+    """A run, and how closely to look at its adapter."""
+
+    diagnostics: bool = False
+    """Also look inside: gate sweep, delta logits, CKA, attention, residual, alignment, monitors under stress."""
+
+
+@dataclass(frozen=True)
 class PretrainDemoConfig:
     """The making of the demo's tiny models."""
 
@@ -114,3 +132,36 @@ class PretrainDemoConfig:
     def __post_init__(self) -> None:
         if not self.out_dir:
             raise ConfigError("out_dir is empty; give the path of a folder or leave it out.")
+
+
+@dataclass(frozen=True)
+class BridgeRun:
+    """The making of a base from a language model and a vision encoder."""
+
+    language_model: str = "microsoft/DialoGPT-small"
+    """Causal language model: a folder, or a Hugging Face id."""
+    vision_model: str = "openai/clip-vit-base-patch32"
+    """CLIP or another vision transformer: a folder, or a Hugging Face id."""
+    language_revision: str | None = None
+    """Commit of the language model on the Hugging Face hub; None: the newest."""
+    vision_revision: str | None = None
+    """Commit of the vision encoder on the Hugging Face hub; None: the newest."""
+    data: DataConfig = field(default_factory=DataConfig)
+    bridge: BridgeConfig = field(default_factory=BridgeConfig)
+    device: str = "cpu"
+    """Where it is trained: cpu, cuda, cuda:1, ..."""
+    threads: int = 1
+    """CPU threads of the model's passes."""
+    run_dir: str = "runs/bridge"
+    """Folder that the assembled base, the checkpoints and the trained base are written to."""
+    resume: bool = False
+    """Go on with the run in run_dir."""
+
+    def __post_init__(self) -> None:
+        for name in ("language_model", "vision_model"):
+            if not getattr(self, name):
+                raise ConfigError(f"{name} is empty; give a folder or a Hugging Face id, or leave it out.")
+        if not self.run_dir:
+            raise ConfigError("run_dir is empty; give the path of a folder or leave it out.")
+        if self.threads < 1:
+            raise ConfigError(f"threads must be at least 1, got {self.threads}; use e.g. 2.")

@@ -22,6 +22,7 @@ from supervised.files import sha256_file
 
 if TYPE_CHECKING:
     from envs.outcomes import OutcomeTable
+    from supervised.safe_model import SafeModel
 
 TABLE_SPLITS = ("train", "validation", "calibration", "test")
 SPEED_ONLY = ("batch_size", "rows_per_part", "exact_samples", "latency_repeats", "on_error")
@@ -98,6 +99,20 @@ def ensure_table(config: RunConfig, folder: RunFolder) -> Path:
     return place
 
 
+def trained_model(config: RunConfig, adapter: Path) -> SafeModel:
+    """Return the model with a trained adapter, its base and encoders from where the configuration says they lie."""
+    from supervised.safe_model import SafeModel
+
+    return SafeModel.from_pretrained(
+        adapter,
+        base=config.model.base,
+        encoder=config.model.encoder,
+        device=config.model.device,
+        more_encoders=config.model.more_encoders,
+        feature_cache=config.model.feature_cache,
+    )
+
+
 def _train_adapter(config: RunConfig, artefact: Artefact) -> None:
     from supervised.data.source import open_split
     from supervised.safe_model import SafeModel
@@ -123,13 +138,10 @@ def _build_table(config: RunConfig, adapter: Path, artefact: Artefact) -> None:
 
     from envs.build import build_table
     from supervised.data.source import open_split
-    from supervised.safe_model import SafeModel
 
     print(f"Outcome table: asking every question with and without audio into {artefact.folder}")
     prepare(config.data.seed, config.threads)
-    model = SafeModel.from_pretrained(
-        adapter, base=config.model.base, encoder=config.model.encoder, device=config.model.device
-    )
+    model = trained_model(config, adapter)
     splits = {split: open_split(config.data, split) for split in TABLE_SPLITS}
     with tqdm(desc="table", unit="question", disable=None) as bar:
 
@@ -160,12 +172,15 @@ def _data_origin(config: RunConfig) -> dict[str, Any]:
 def _model_origin(config: RunConfig) -> dict[str, Any]:
     """Return what the model is made of; where it runs does not matter."""
     origin: dict[str, Any] = to_dict(config.model)
-    del origin["device"]
+    del origin["device"], origin["feature_cache"]
     for name, shipped in (("base", BASE), ("encoder", ENCODER)):
         if origin[name] == "demo":
             origin[name] = f"demo {folder_sha256(shipped)}"
         elif Path(origin[name]).is_dir():
             origin[name] = listing_sha256(Path(origin[name]))
+    origin["more_encoders"] = [
+        listing_sha256(path) if (path := Path(name)).is_dir() else name for name in origin["more_encoders"]
+    ]
     return origin
 
 

@@ -35,7 +35,6 @@ PACKAGES = (
     "safe-rl-audio",
     "torch",
     "transformers",
-    "peft",
     "gymnasium",
     "stable-baselines3",
     "optuna",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from supervised.errors import CheckpointError, ConfigError, ModelError
 from supervised.files import atomic_path, sha256_file, write_json
 
 FORMAT = "safe-rl-adapter"
-VERSION = 1
+VERSION = 2
 INDEX = "adapter.json"
 MAX_INDEX_BYTES = 1_000_000
 
@@ -44,6 +44,8 @@ class Fit:
     """Of the audio encoder's weights and settings."""
     token_dim: int
     """Width of the encoder's tokens."""
+    token_parts: tuple[tuple[int, int], ...] = ()
+    """Number and width of the tokens of every encoder in an ensemble; (): there is one."""
 
 
 def save_adapter(folder: Path | str, adapter: nn.Module, config: ModelConfig, fit: Fit) -> None:
@@ -64,6 +66,7 @@ def save_adapter(folder: Path | str, adapter: nn.Module, config: ModelConfig, fi
     with atomic_path(weights) as temporary:
         temporary.write_bytes(content)
     index = {"format": FORMAT, "version": VERSION, "weights": {"file": weights.name, "sha256": sha256}}
+    config = replace(config, feature_cache=None)  # a place, and of no meaning on another machine
     write_json(folder / INDEX, index | {"fit": asdict(fit), "config": asdict(config)})
     for old in folder.glob("adapter-*.safetensors"):
         if old != weights:
@@ -85,9 +88,10 @@ def read_adapter(folder: Path | str) -> tuple[ModelConfig, Fit, dict[str, Tensor
                 f"this program reads {FORMAT!r} version {VERSION}; train the adapter again."
             )
         name, sha256 = str(index["weights"]["file"]), index["weights"]["sha256"]
-        fit = Fit(**index["fit"])
+        parts = tuple((int(count), int(width)) for count, width in index["fit"]["token_parts"])
+        fit = Fit(**index["fit"] | {"token_parts": parts})
         config = _config(index["config"])
-    except (KeyError, TypeError, AttributeError, ConfigError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
         raise CheckpointError(
             f"{folder / INDEX} is not an adapter's description ({first_line(error)}); train the adapter again."
         ) from error
@@ -122,7 +126,8 @@ def check_fit(saved: Fit, found: Fit) -> None:
             f"the adapter is for a base with weights {saved.base_sha256[:12]}, this one has {found.base_sha256[:12]}; "
             "give the base it was trained on."
         )
-    if (saved.encoder_sha256, saved.token_dim) != (found.encoder_sha256, found.token_dim):
+    ears, other_ears = ((fit.encoder_sha256, fit.token_dim, fit.token_parts) for fit in (saved, found))
+    if ears != other_ears:
         raise ModelError(
             f"the adapter is for an audio encoder {saved.encoder_sha256[:12]}, this one is "
             f"{found.encoder_sha256[:12]}; give the encoder it was trained on."
@@ -169,6 +174,9 @@ def _read_index(path: Path) -> dict[str, Any]:
 
 def _config(saved: dict[str, Any]) -> ModelConfig:
     """Return the configuration from JSON; unknown names and values out of range are refused."""
-    return ModelConfig(
-        **saved | {"projector": ProjectorConfig(**saved["projector"]), "fusion": FusionConfig(**saved["fusion"])}
-    )
+    parts = {
+        "more_encoders": tuple(saved["more_encoders"]),
+        "projector": ProjectorConfig(**saved["projector"]),
+        "fusion": FusionConfig(**saved["fusion"] | {"layers": tuple(saved["fusion"]["layers"])}),
+    }
+    return ModelConfig(**saved | parts)

@@ -1,132 +1,81 @@
-"""The score of a predicted answer against the accepted ones, in [0, 1].
+"""The score of a predicted answer against the accepted ones, in [0, 1]: the one place that chooses a question's metric.
 
-One accepted answer: exact match after normalising both. Ten accepted answers: the soft accuracy of VQAv2 as the
-official evaluation computes it (GT-Vision-Lab/VQA at a013f00), with its quirks, so that figures are comparable. In
-particular nothing is normalised, not even case, when the ten agree: `Yes` against ten times `yes` scores 0.
+A sample that names no metric has the one of its form: options make it multiple choice, ten answers have the soft
+accuracy of VQAv2, one answer has exact match. `supervised.metrics` has the formulas.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from supervised.errors import DataError
+from supervised.metrics.captions import sentence_bleu
+from supervised.metrics.exact import choice_match, exact_match, gqa_match, normalise
+from supervised.metrics.vqa import ANNOTATORS, vqa_accuracy
 
-ANNOTATORS = 10
+if TYPE_CHECKING:
+    from supervised.data.sample import Sample
 
-_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
-_COMMA_IN_NUMBER = re.compile(r"\d,\d", re.ASCII)
-_PERIOD = re.compile(r"\.(?!\d)", re.ASCII)
-_MOST_PERIODS = 32
-"""The official call passes a flag of this value in the place of a count."""
-_NUMBERS = {
-    word: str(number)
-    for number, word in enumerate(
-        ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-    )
-} | {"none": "0"}
-_ARTICLES = frozenset(("a", "an", "the"))
+METRICS = ("exact", "gqa", "vqa", "choice", "bleu")
+"""exact: equality after normalising; gqa: in lower case; vqa: ten annotators; choice: options; bleu: free answers."""
+_FORMS = f"a score takes 1 accepted answer or {ANNOTATORS}, or any number of them with metric 'bleu'"
 
 
-def normalise(text: str) -> str:
-    """Lower-case, strip, turn underscores into spaces and remove one final period.
-
-    >>> normalise(" Acoustic_guitar. ")
-    'acoustic guitar'
-    """
-    return text.lower().strip().replace("_", " ").removesuffix(".").strip()
-
-
-def score(prediction: str, answers: Sequence[str]) -> float:
-    """Return the score of `prediction`: 0 or 1 for one accepted answer, VQA soft accuracy for ten.
+def score(prediction: str, answers: Sequence[str], metric: str | None = None, choices: Sequence[str] = ()) -> float:
+    """Return the score of `prediction`, by the metric that `find_metric` tells.
 
     >>> score("Two.", ["two"])
     1.0
     >>> score("2", ["two"] * 2 + ["three"] * 8)
     0.6
+    >>> score("b", ["dog"], choices=["cat", "dog"])
+    1.0
 
     Raises:
-        DataError: neither one nor ten answers.
+        DataError: the answers and the metric do not fit.
     """
-    if len(answers) == 1:
-        return float(normalise(prediction) == normalise(answers[0]))
-    if len(answers) == ANNOTATORS:
+    metric = find_metric(answers, metric, choices)
+    if metric == "vqa":
         return vqa_accuracy(prediction, answers)
-    raise DataError(
-        f"a score takes 1 accepted answer or {ANNOTATORS}, got {len(answers)}; correct the sample's answers."
-    )
+    if metric == "choice":
+        return choice_match(prediction, answers[0], choices)
+    if metric == "gqa":
+        return gqa_match(prediction, answers[0])
+    if metric == "bleu":
+        return sentence_bleu(prediction, answers)
+    return exact_match(prediction, answers[0])
 
 
-def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """Return the mean over the annotators of min(1, matches among the others / 3), official at a013f00."""
-    predicted = _flatten(prediction)
-    accepted = [_flatten(answer) for answer in answers]
-    if len(set(accepted)) > 1:
-        predicted = _words(_punctuation(predicted))
-        accepted = [_words(_punctuation(answer)) for answer in accepted]
-    hits = [answer == predicted for answer in accepted]
-    # Leaving out an annotator who agreed leaves one match less. Integers until the end: 9 x 1/3 is then exactly 3.
-    thirds = sum(min(3, sum(hits) - hit) for hit in hits)
-    return thirds / (3 * len(hits))
+def score_sample(prediction: str, sample: Sample) -> float:
+    """Return the score of `prediction` as the answer to a sample's question.
+
+    Raises:
+        DataError: the sample's answers and its metric do not fit.
+    """
+    return score(prediction, sample.answers, sample.metric, sample.choices)
+
+
+def find_metric(answers: Sequence[str], metric: str | None = None, choices: Sequence[str] = ()) -> str:
+    """Return the metric of a question: the one it names, else the one of its form.
+
+    Raises:
+        DataError: the metric is unknown, does not take so many answers, or the answer is not among the options.
+    """
+    if metric is not None and metric not in METRICS:
+        raise DataError(f"metric {metric!r} is unknown; allowed: {', '.join(METRICS)}, or null; correct it.")
+    named = metric or ("choice" if choices else "vqa" if len(answers) == ANNOTATORS else "exact")
+    wanted = {"vqa": (ANNOTATORS,), "bleu": ()}.get(named, (1,))
+    if not answers or (wanted and len(answers) not in wanted):
+        allowed = f"metric {metric!r} takes {wanted[0] if wanted else '1 or more'}" if metric else _FORMS
+        raise DataError(f"{allowed}, got {len(answers)}; correct the answers.")
+    if named == "choice" and normalise(answers[0]) not in [normalise(choice) for choice in choices]:
+        raise DataError(
+            f"answer {answers[0]!r} is not among the options {list(choices)!r}; multiple choice needs it in 'choices'."
+        )
+    return named
 
 
 def target_answer(answers: Sequence[str]) -> str:
     """Return the answer to train on: the most frequent one, the first of equals."""
     return max(answers, key=answers.count)
-
-
-def _flatten(text: str) -> str:
-    """Line breaks and tabs become spaces, then strip: what the official evaluation always does."""
-    return text.replace("\n", " ").replace("\t", " ").strip()
-
-
-def _punctuation(text: str) -> str:
-    """Remove or blank punctuation, as `processPunctuation` does.
-
-    A mark is deleted when it touches a space anywhere in the original text, or when the text holds digit-comma-digit
-    anywhere; otherwise it becomes a space. Periods go unless a digit follows.
-    """
-    number = _COMMA_IN_NUMBER.search(text) is not None
-    result = text
-    for mark in _PUNCTUATION:
-        touches_space = f"{mark} " in text or f" {mark}" in text
-        result = result.replace(mark, "" if touches_space or number else " ")
-    return _PERIOD.sub("", result, count=_MOST_PERIODS)
-
-
-def _words(text: str) -> str:
-    """Lower-case, write number words as digits, drop articles, restore apostrophes, as `processDigitArticle` does."""
-    words = (_NUMBERS.get(word, word) for word in text.lower().split())
-    return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
-
-
-def _contractions() -> dict[str, str]:
-    """Return misspelt contraction -> contraction, with exactly the gaps and oddities of the official table.
-
-    The rule: a contraction is recognised with all its apostrophes missing or, where it has two, with one missing.
-    """
-    one = """ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd he's how'd how'll
-        how's isn't it'd it'll ma'am mightn't might've mustn't must've needn't not've o'clock oughtn't shan't should've
-        shouldn't somebody'll somebody's someone'd someone'll someone's something'd something'll that's there'd there're
-        there's they'd they'll they're they've 'twas wasn't we've weren't what'll what're what's what've when's where'd
-        where's where've who'd who'll who's who've why'll why're why's won't would've wouldn't y'all you'd you'll you're
-        you've"""
-    two = """couldn't've hadn't've he'd've it'd've mightn't've shouldn't've she'd've somebody'd've someone'd've
-        something'd've there'd've they'd've we'd've who'd've wouldn't've y'all'll you'd've"""
-    table = {word.replace("'", ""): word for word in one.split()}
-    for word in two.split():
-        start, middle, end = word.split("'")
-        table |= {f"{start}{middle}'{end}": word, f"{start}'{middle}{end}": word}
-    # Irregular entries; identities and capitalised keys, which can never change anything, are left out.
-    return table | {
-        "somebody'd": "somebodyd",
-        "ow's'at": "'ow's'at",
-        "'ows'at": "'ow's'at",
-        "'ow'sat": "'ow's'at",
-        "yall'd've": "y'all'd've",
-        "y'alld've": "y'all'd've",
-        "y'all'dve": "y'all'd've",
-    }
-
-
-_CONTRACTIONS = _contractions()

@@ -8,20 +8,29 @@ text-and-image embeddings. Nothing here changes the model; no code from the chec
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from supervised.errors import ModelError
+from supervised.processors import load_processor
 
 LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, TypeError, SafetensorError)
 """What `from_pretrained` raises on a missing, damaged or foreign checkpoint."""
 EMBEDDING_ROWS = 8192
 """Rows of the embedding table that are measured at once, so that a large vocabulary does not double its memory."""
+
+_LOCK = threading.Lock()
+_KEEPS_STATE: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+_CALLS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+"""A lock per base that keeps state between the steps of a call."""
 
 
 def load_base(source: str | Path, revision: str | None = None, dtype: str = "auto") -> tuple[Any, Any]:
@@ -33,9 +42,9 @@ def load_base(source: str | Path, revision: str | None = None, dtype: str = "aut
         dtype: "auto" (that of the checkpoint), "float32" or "bfloat16".
 
     Raises:
-        ModelError: not there, damaged, incomplete, no safetensors, no vision-language model, no chat template.
+        ModelError: not there, damaged, incomplete, no safetensors, no vision-language model, no tokenizer.
     """
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText
 
     path = locate(source, "base")
     options = {"revision": revision or "main", "trust_remote_code": False}
@@ -43,8 +52,9 @@ def load_base(source: str | Path, revision: str | None = None, dtype: str = "aut
         model, report = AutoModelForImageTextToText.from_pretrained(
             path, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
         )
-        # The backends for pictures differ numerically, and only Pillow's is there in every installation.
-        processor = AutoProcessor.from_pretrained(path, backend="pil", **options)
+        processor = load_processor(path, model.config, options)
+    except ModelError:
+        raise
     except LOAD_ERRORS as error:
         raise ModelError(
             f"base {str(source)!r} cannot be loaded ({first_line(error)}); "
@@ -55,9 +65,6 @@ def load_base(source: str | Path, revision: str | None = None, dtype: str = "aut
             f"base {str(source)!r} lacks {len(report['missing_keys'])} weights, e.g. {min(report['missing_keys'])}; "
             "give a complete checkpoint."
         )
-    if getattr(processor, "tokenizer", None) is None or not getattr(processor, "chat_template", None):
-        raise ModelError(f"base {str(source)!r} has no tokenizer with a chat template; give a model made for chat.")
-    processor.tokenizer.padding_side = "left"  # generation goes on where the prompt ends
     return freeze(model), processor
 
 
@@ -88,23 +95,83 @@ def freeze(model: Any) -> Any:
 
 
 def resolve_stack(model: Any) -> Any:
-    """Return the module of `model` that consumes the merged input embeddings: the decoder without its head.
+    """Return the module of `model` that consumes the merged input embeddings.
+
+    That is the decoder without its head or, with an encoder-decoder language model (Flan-T5 in BLIP-2), its encoder:
+    prompts enter there, in a forward pass and in `generate`.
 
     Raises:
-        ModelError: the language model has an encoder, or no text stack can be found.
+        ModelError: no text stack can be found.
     """
-    name = type(model).__name__
-    owner = getattr(model, "language_model", None)  # BLIP-2 keeps its language model on the outer class
-    if getattr(model.config, "is_encoder_decoder", False) or (
-        owner is not None and getattr(owner.config, "is_encoder_decoder", False)
-    ):
-        raise ModelError(f"base {name} has an encoder-decoder language model; give one with a decoder only.")
-    stack = model.get_decoder()
-    while stack is not None and (inner := stack.get_decoder()) is not stack:
-        stack = inner
+    if has_encoder(model):
+        stack = language_model(model).get_encoder()
+    else:
+        stack = model.get_decoder()
+        while stack is not None and (inner := stack.get_decoder()) is not stack:
+            stack = inner  # OPTForCausalLM -> OPTModel -> OPTDecoder
     if stack is None or stack is model:
-        raise ModelError(f"base {name} shows no text stack through get_decoder(); give e.g. a LLaVA model.")
+        raise ModelError(
+            f"base {type(model).__name__} shows no text stack through get_decoder() or get_encoder(); "
+            "give e.g. a LLaVA model."
+        )
     return stack
+
+
+def language_model(model: Any) -> Any:
+    """Return the part that answers: BLIP-2 and InstructBLIP keep a whole language model, with a head, inside."""
+    owner = getattr(model, "language_model", None)
+    return model if owner is None or owner.get_output_embeddings() is None else owner
+
+
+def has_encoder(model: Any) -> bool:
+    """Return whether the language model is an encoder-decoder: it reads the prompt apart from its answer."""
+    return bool(getattr(language_model(model).config, "is_encoder_decoder", False))
+
+
+def generator(model: Any) -> Any:
+    """Return the module whose generation settings count: a `generate` of the base's own hands on to that inside."""
+    from transformers import GenerationMixin
+
+    own = getattr(type(model), "generate", None) not in (None, GenerationMixin.generate)
+    return language_model(model) if own else model
+
+
+def refuse_compiled(model: nn.Module) -> None:
+    """Refuse a compiled base: compiled code neither sees a hook that comes later nor forgets one that was there.
+
+    Raises:
+        ModelError: `torch.compile` was applied to the base, to one of its modules or to a module's forward.
+    """
+    for module in model.modules():
+        forward = vars(module).get("forward")
+        if (
+            getattr(module, "_compiled_call_impl", None) is not None
+            or "_orig_mod" in module._modules
+            or hasattr(forward, "_torchdynamo_orig_callable")
+        ):
+            raise ModelError(
+                f"base {type(model).__name__} was compiled with torch.compile, and compiled code does not see the "
+                "audio; give the model as it was loaded."
+            )
+
+
+def keeps_state(model: nn.Module) -> bool:
+    """Return whether the base stores something of one step on its modules for the next: Qwen's rope_deltas."""
+    if model not in _KEEPS_STATE:
+        _KEEPS_STATE[model] = any(hasattr(module, "rope_deltas") for module in model.modules())
+    return _KEEPS_STATE[model]
+
+
+@contextmanager
+def one_at_a_time(model: nn.Module) -> Iterator[None]:
+    """Let other threads wait until the block ends, where calls of `model` would corrupt each other's state."""
+    if not keeps_state(model):
+        yield
+        return
+    with _LOCK:
+        lock = _CALLS.setdefault(model, threading.RLock())
+    with lock:
+        yield
 
 
 def weights_sha256(module: nn.Module) -> str:

@@ -9,6 +9,48 @@ from supervised.errors import ConfigError
 
 
 @dataclass(frozen=True)
+class PreprocessConfig:
+    """What is done to pictures and clips before a model gets them. Augmentation is for Stage A's questions only."""
+
+    frames: int = 1
+    """Frames of a video file that stand side by side in a question's picture: 1 to 3."""
+    peak: bool = False
+    """Scale every clip so that its largest sample is 1 (peak normalisation), in every split."""
+    gain_db: float = 0.0
+    """Augmentation: louder or softer by up to so many decibels; 0: not at all."""
+    noise_snr_db: float | None = None
+    """Augmentation: white noise at this signal-to-noise ratio or up to 20 dB above it, in decibels; None: no noise."""
+    shift_seconds: float = 0.0
+    """Augmentation: rotate a clip by up to so many seconds either way; 0: not at all."""
+    mask_seconds: float = 0.0
+    """Augmentation: silence one stretch of up to so many seconds, at most half a clip; 0: none."""
+    seed: int = 0
+    """Seed of the augmentation, together with the epoch and the question's id."""
+
+    def __post_init__(self) -> None:
+        if self.frames not in (1, 2, 3):
+            raise ConfigError(f"data.preprocess.frames must be 1, 2 or 3, got {self.frames}; use e.g. 1.")
+        if self.seed < 0:
+            raise ConfigError(f"data.preprocess.seed must not be below 0, got {self.seed}; use e.g. 0.")
+        for name, most in (("gain_db", 40), ("shift_seconds", 600), ("mask_seconds", 600)):
+            if not 0 <= getattr(self, name) <= most:
+                raise ConfigError(
+                    f"data.preprocess.{name} must lie between 0 and {most}, got {getattr(self, name)}; "
+                    "use 0 to leave it out."
+                )
+        if self.noise_snr_db is not None and not -20 <= self.noise_snr_db <= 100:
+            raise ConfigError(
+                f"data.preprocess.noise_snr_db must lie between -20 and 100, got {self.noise_snr_db}; use e.g. 20, or "
+                "null for no noise."
+            )
+
+    @property
+    def augments(self) -> bool:
+        """Whether clips of the adapter split are changed at random."""
+        return self.gain_db > 0 or self.noise_snr_db is not None or self.shift_seconds > 0 or self.mask_seconds > 0
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Where questions come from: SoundScenes (synthetic or with real recordings), or a manifest."""
 
@@ -30,6 +72,7 @@ class DataConfig:
     """SoundScenes: share of vl questions, which need no audio."""
     seed: int = 0
     """Seed of the generator."""
+    preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
 
     def __post_init__(self) -> None:
         if self.manifest is not None and self.recordings is not None:
@@ -43,6 +86,18 @@ class DataConfig:
             raise ConfigError(
                 f"data.retention_share must lie between 0 and 1 (exclusive), got {self.retention_share}; use e.g. 0.55."
             )
+
+
+def check_choice(name: str, given: str, allowed: tuple[str, ...]) -> None:
+    """Refuse a word that is not among the `allowed` ones.
+
+    Raises:
+        ConfigError: names the setting `name`.
+    """
+    if given not in allowed:
+        raise ConfigError(
+            f"{name} must be {', '.join(allowed[:-1])} or {allowed[-1]}, got {given}; use e.g. {allowed[0]}."
+        )
 
 
 def check_budgets(name: str, budgets: tuple[int, ...]) -> None:
@@ -59,23 +114,50 @@ def check_budgets(name: str, budgets: tuple[int, ...]) -> None:
 class ProjectorConfig:
     """From the audio encoder's tokens to a few tokens of the base's width."""
 
+    kind: Literal["mlp", "adaptive", "resampler"] = "mlp"
+    """mlp: k tokens; adaptive: up to k, as many as a clip needs; resampler: k latents that read the frames."""
     tokens: int = 8
-    """Audio tokens a clip is told in: 4, 8, 12 or 16."""
+    """Audio tokens a clip is told in: 4, 8, 12 or 16; at most, and any number up to 32, for adaptive."""
+    layers: int = 2
+    """Linear layers of the MLP, or cross-attention blocks of the resampler: 1 to 4."""
     hidden: int | None = None
-    """Width of the hidden layer; None: the base's width."""
+    """Width of the MLP's hidden layers; None: the base's width."""
+    bottleneck: int = 128
+    """Width that the resampler works in."""
+    heads: int = 4
+    """Attention heads of the resampler; must divide its bottleneck."""
 
     def __post_init__(self) -> None:
-        if self.tokens not in (4, 8, 12, 16):
+        check_choice("projector.kind", self.kind, ("mlp", "adaptive", "resampler"))
+        if self.kind == "adaptive":
+            if not 1 <= self.tokens <= 32:
+                raise ConfigError(f"projector.tokens must be 1 to 32 for adaptive, got {self.tokens}; use e.g. 32.")
+        elif self.tokens not in (4, 8, 12, 16):
             raise ConfigError(f"projector.tokens must be 4, 8, 12 or 16, got {self.tokens}; use e.g. 8.")
+        if not 1 <= self.layers <= 4:
+            raise ConfigError(f"projector.layers must be 1 to 4, got {self.layers}; use e.g. 2.")
         if self.hidden is not None and self.hidden < 1:
             raise ConfigError(f"projector.hidden must be at least 1, got {self.hidden}; use e.g. 512, or leave it out.")
+        if self.hidden is not None and (self.kind == "resampler" or self.layers == 1):
+            where = "the resampler" if self.kind == "resampler" else "an MLP of one layer"
+            raise ConfigError(f"projector.hidden is {self.hidden}, but {where} has no hidden layer; leave it out.")
+        if self.heads < 1 or self.bottleneck < 1 or self.bottleneck % self.heads:
+            raise ConfigError(
+                f"projector.heads must divide projector.bottleneck, got {self.heads} and {self.bottleneck}; "
+                "use e.g. 4 and 128."
+            )
 
     def require(self, name: str, budgets: tuple[int, ...]) -> None:
-        """Refuse token budgets that ask for more tokens than there are.
+        """Refuse token budgets that ask for more tokens than there are, or for a fixed number from the adaptive kind.
 
         Raises:
             ConfigError: names the setting `name`.
         """
+        if budgets and self.kind == "adaptive":
+            raise ConfigError(
+                f"{name} is {list(budgets)}, but the adaptive projector chooses the number of tokens of each clip; "
+                "leave the budgets out, or use model.projector.kind mlp or resampler."
+            )
         if budgets and max(budgets) > self.tokens:
             raise ConfigError(
                 f"{name} has a budget of {max(budgets)} audio tokens, but model.projector.tokens is {self.tokens}; "
@@ -87,22 +169,35 @@ class ProjectorConfig:
 class FusionConfig:
     """Cross-attention from the prompt's embeddings to the audio tokens."""
 
+    kind: Literal["lora", "cross_attention", "block", "gated"] = "lora"
+    """lora; cross_attention: all projections trained; block: with a feed-forward; gated: lora, a gate per question."""
+    layers: tuple[int, ...] = ()
+    """Layers of the text stack whose input hears, the first is 0, e.g. [0, 8, 16]; []: only the merged embeddings."""
     heads: int = 4
     """Attention heads; must divide the base's embedding width."""
     query_norm: bool = True
     """LayerNorm on the query; without it the embeddings are only divided by the base's embedding RMS."""
     residual_scale: float = 0.05
-    """Size of the residual at first, in units of the base's embedding RMS."""
-    learn_residual_scale: bool = True
-    """Train the size of the residual; false: it stays as it is."""
+    """Size of the residual at first, in units of the base's embedding RMS (with layers: of the position's own RMS)."""
+    residual: Literal["fixed", "learned", "per_layer"] = "learned"
+    """Size of the residual: fixed as it is, learned (one for all layers), or learned for each layer on its own."""
     lora_rank: int = 8
-    """Rank of the LoRA matrices on the query and value projections."""
+    """Rank of the LoRA matrices on the query and value projections (lora and gated)."""
     lora_alpha: float = 16
     """LoRA's scale is alpha / rank."""
-    scope: Literal["prompt"] = "prompt"
-    """Positions that hear: all of the prompt, none of the answer."""
+    scope: Literal["prompt", "suffix"] = "prompt"
+    """Positions that hear: prompt, all but the answer; suffix, those after the last picture (its cache can be kept)."""
+    injection: Literal["residual", "tokens"] = "residual"
+    """How audio enters: residual, by fusion; tokens, as words after the picture, without fusion (a baseline)."""
 
     def __post_init__(self) -> None:
+        check_choice("fusion.kind", self.kind, ("lora", "cross_attention", "block", "gated"))
+        check_choice("fusion.residual", self.residual, ("learned", "per_layer", "fixed"))
+        if any(layer < 0 for layer in self.layers) or list(self.layers) != sorted(set(self.layers)):
+            raise ConfigError(
+                f"fusion.layers must be rising numbers >= 0, got {list(self.layers)}; "
+                "use e.g. [0, 8, 16], or [] for the merged embeddings."
+            )
         for name in ("heads", "lora_rank"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"fusion.{name} must be at least 1, got {getattr(self, name)}; use e.g. 4.")
@@ -110,8 +205,15 @@ class FusionConfig:
             value = getattr(self, name)
             if not 0 < value < float("inf"):  # at 0 the rest of the adapter would have no gradient
                 raise ConfigError(f"fusion.{name} must be above 0 and finite, got {value}; use e.g. 0.05.")
-        if self.scope != "prompt":
-            raise ConfigError(f"fusion.scope must be prompt, got {self.scope}; leave it out.")
+        if self.scope not in ("prompt", "suffix"):
+            raise ConfigError(f"fusion.scope must be prompt or suffix, got {self.scope}; use e.g. suffix.")
+        if self.injection not in ("residual", "tokens"):
+            raise ConfigError(f"fusion.injection must be residual or tokens, got {self.injection}; use e.g. residual.")
+        if self.injection == "tokens" and self.layers:
+            raise ConfigError(
+                f"fusion.layers is {list(self.layers)}, but inserted tokens enter with the embeddings; "
+                "leave it out, or use fusion.injection residual."
+            )
 
 
 @dataclass(frozen=True)
@@ -122,10 +224,16 @@ class ModelConfig:
     """Vision-language model: a folder, a Hugging Face id, or demo (ships with the package)."""
     base_revision: str | None = None
     """Commit of the base on the Hugging Face hub; None: the newest."""
+    prompt: str | None = None
+    """Plain prompt with {} for the question; None: the base's chat template, or "Question: {} Answer:" without one."""
     encoder: str = "demo"
-    """CLAP audio encoder: a folder, a Hugging Face id, or demo (ships with the package)."""
+    """Audio encoder, CLAP or Whisper: a folder, a Hugging Face id, a .pt file of LAION, or demo (in the package)."""
     encoder_revision: str | None = None
     """Commit of the encoder on the Hugging Face hub; None: the newest."""
+    more_encoders: tuple[str, ...] = ()
+    """Encoders that hear beside the first, e.g. [openai/whisper-small], or id@commit; their tokens are joined."""
+    feature_cache: str | None = None
+    """Folder that keeps what the encoders heard, for later runs; None: nothing is kept."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Numbers that the base computes in; auto: those of its checkpoint. The adapter always computes in float32."""
     device: str = "cpu"
@@ -137,6 +245,16 @@ class ModelConfig:
         for name in ("base", "encoder"):
             if not getattr(self, name):
                 raise ConfigError(f"model.{name} is empty; give a folder, a Hugging Face id, or demo.")
+        for source in self.more_encoders:
+            if not source:
+                raise ConfigError("model.more_encoders has an empty name; give folders or Hugging Face ids, or [].")
+        if self.feature_cache == "":
+            raise ConfigError("model.feature_cache is empty; give a folder, or leave it out.")
+        if self.prompt is not None and self.prompt.count("{}") != 1:
+            raise ConfigError(
+                f"model.prompt must contain {{}} once, for the question, got {self.prompt!r}; "
+                'use e.g. "Question: {} Answer:", or leave it out.'
+            )
         if self.dtype not in ("auto", "float32", "bfloat16"):
             raise ConfigError(f"model.dtype must be auto, float32 or bfloat16, got {self.dtype}; use e.g. auto.")
 
@@ -202,3 +320,42 @@ class StageAConfig:
         check_budgets("stage_a.budgets", self.budgets)
         if self.task_weight == self.distill_weight == 0:
             raise ConfigError("stage_a.task_weight and stage_a.distill_weight are both 0; give one of them, e.g. 1.")
+
+
+@dataclass(frozen=True)
+class BridgeConfig:
+    """Training of the projector of an assembled base, the only part of it that has never seen a picture."""
+
+    steps: int = 2000
+    """Optimiser steps."""
+    batch_size: int = 16
+    """Questions per step."""
+    lr: float = 1e-3
+    """Peak learning rate."""
+    weight_decay: float = 0.0
+    """Decay of the projector's matrices."""
+    warmup_steps: int = 60
+    """Steps in which the learning rate rises from 0; afterwards it follows a cosine to 0."""
+    clip_norm: float = 1.0
+    """Largest norm of the whole gradient."""
+    checkpoint_every: int = 200
+    """Steps between two checkpoints; the only value that may change when a run goes on."""
+    seed: int = 0
+    """Seed of the projector, of the new embeddings and of the order of the questions."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"bridge.{name} must be at least 1, got {getattr(self, name)}; use e.g. 100.")
+        for name in ("warmup_steps", "seed"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"bridge.{name} must not be below 0, got {getattr(self, name)}; use e.g. 0.")
+        for name in ("lr", "clip_norm"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ConfigError(
+                    f"bridge.{name} must be above 0 and finite, got {getattr(self, name)}; use e.g. 1e-3."
+                )
+        if not 0 <= self.weight_decay < float("inf"):
+            raise ConfigError(
+                f"bridge.weight_decay must be at least 0 and finite, got {self.weight_decay}; use e.g. 0."
+            )

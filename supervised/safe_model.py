@@ -8,18 +8,22 @@
     heard = model.generate(inputs, audio, images=images)          # the base with audio
     answers = model.decode(heard, inputs)
 
+With `fusion.scope` suffix the pass with audio need not read the picture again:
+
+    prefix = model.keep_prefix(inputs, plain)
+    heard = model.generate(inputs, audio, prefix=prefix)
+
 Without audio, or with the gate at 0, nothing of ours runs. One call per thread at a time; several threads may share
-a model. Bases that keep state on their modules between prefill and decoding (Qwen's rope_deltas) allow one thread.
+a model. Bases that keep state on their modules between prefill and decoding (Qwen's rope_deltas) serve one call after
+the other.
 """
 
 from __future__ import annotations
 
-import copy
-import inspect
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -27,20 +31,28 @@ from torch import Tensor
 
 from supervised.adapter import Adapter
 from supervised.adapter_files import Fit, check_fit, load_weights, read_adapter, save_adapter
-from supervised.base import embedding_mean, embedding_rms, embedding_width, load_base, resolve_stack, weights_sha256
+from supervised.base import has_encoder, one_at_a_time, refuse_compiled, resolve_stack, weights_sha256
+from supervised.call import Asked, Call, Calls
 from supervised.config import ModelConfig
-from supervised.data.media import read_image, read_waveform
+from supervised.data.media import read_waveform
 from supervised.data.sample import Sample, Waveform
-from supervised.encoder import AudioFeatures, ClapEncoder
-from supervised.errors import ConfigError, DataError, ModelError
-from supervised.injection import hearing, probe
+from supervised.encoders.cache import FeatureCache
+from supervised.encoders.features import AudioEncoder, AudioFeatures
+from supervised.errors import ModelError
+from supervised.files import write_text
+from supervised.hub import CARD, local_adapter, push_adapter
+from supervised.model_card import model_card, read_metrics
+from supervised.obstacles import prefix_obstacle
+from supervised.parts import load_parts, new_adapter
+from supervised.prefix import Prefix, keep_prefix
+from supervised.prompts import read_answers, write_inputs
 
 
 class SafeModel:
     """Base, processor, audio encoder and adapter; only the adapter can be trained."""
 
     def __init__(
-        self, base: Any, processor: Any, encoder: ClapEncoder, adapter: Adapter, config: ModelConfig, fit: Fit
+        self, base: Any, processor: Any, encoder: AudioEncoder, adapter: Adapter, config: ModelConfig, fit: Fit
     ) -> None:
         """Join parts that fit each other; use `attach` or `from_pretrained`."""
         self.base = base
@@ -50,11 +62,9 @@ class SafeModel:
         self.config = config
         self.fit = fit
         self.stack = resolve_stack(base)
-        # transformers >= 5.18 takes encoded pictures, so that two passes can share them; None: it cannot.
-        self._image_arguments: frozenset[str] | None = None
-        if "mm_encoder_outputs" in inspect.signature(base.forward).parameters:
-            arguments = inspect.signature(base.base_model.get_image_features).parameters
-            self._image_arguments = frozenset(arguments) - {"kwargs"}
+        refuse_compiled(base)
+        self._cache = None if config.feature_cache is None else FeatureCache(config.feature_cache)
+        self._calls = Calls(base, config.fusion)
 
     @classmethod
     def attach(cls, config: ModelConfig) -> SafeModel:
@@ -63,8 +73,8 @@ class SafeModel:
         Raises:
             ModelError: one of them cannot be loaded, or audio cannot enter this base.
         """
-        base, processor, encoder, fit = _load_parts(config)
-        return cls(base, processor, encoder, _new_adapter(config, fit, base), config, fit)
+        base, processor, encoder, fit = load_parts(config)
+        return cls(base, processor, encoder, new_adapter(config, fit, base), config, fit)
 
     @classmethod
     def from_pretrained(
@@ -73,32 +83,78 @@ class SafeModel:
         base: str | None = None,
         encoder: str | None = None,
         device: str | None = None,
+        more_encoders: Sequence[str] | None = None,
+        feature_cache: str | None = None,
+        revision: str | None = None,
     ) -> SafeModel:
         """Load a saved adapter with the base and the encoder that it names.
 
         Args:
-            folder: written by `save_pretrained`.
+            folder: written by `save_pretrained`, or owner/name on the Hugging Face hub.
             base: where the base lies now; None: where it was.
             encoder: where the encoder lies now; None: where it was.
             device: where the model runs now; None: where it did.
+            more_encoders: where the further encoders lie now; None: where they were.
+            feature_cache: folder that keeps what the encoders heard; None: nothing is kept.
+            revision: commit of the adapter on the hub; None: the newest.
 
         Raises:
-            CheckpointError: the adapter is missing, damaged or of another version.
+            CheckpointError: the adapter is missing, damaged or of another version, or cannot be downloaded.
+            ConfigError: a revision for a folder.
             ModelError: base or encoder are not those the adapter was trained on.
         """
-        config, saved, tensors = read_adapter(folder)
+        config, saved, tensors = read_adapter(local_adapter(folder, revision))
         config = replace(
-            config, base=base or config.base, encoder=encoder or config.encoder, device=device or config.device
+            config,
+            base=base or config.base,
+            encoder=encoder or config.encoder,
+            more_encoders=config.more_encoders if more_encoders is None else tuple(more_encoders),
+            device=device or config.device,
+            feature_cache=feature_cache,
         )
-        model, processor, ears, found = _load_parts(config)
+        model, processor, ears, found = load_parts(config)
         check_fit(saved, found)
-        adapter = _new_adapter(config, saved, model)
+        adapter = new_adapter(config, saved, model)
         load_weights(adapter, tensors)
         return cls(model, processor, ears, adapter, config, saved)
 
-    def save_pretrained(self, folder: Path | str) -> None:
-        """Write the adapter, its configuration and the identity of base and encoder; not their weights."""
+    def save_pretrained(
+        self, folder: Path | str, metrics: Mapping[str, Any] | Path | str | None = None, licence: str | None = None
+    ) -> None:
+        """Write the adapter, its configuration, the identity of base and encoder, not their weights, and a model card.
+
+        Args:
+            folder: where to; an adapter that it holds is replaced.
+            metrics: what the card says of the adapter: figures by name, or the path of a run's metrics.json; None: it
+                says that nothing was measured.
+            licence: of the adapter, as the hub calls it, e.g. apache-2.0; None: the card says that none was chosen.
+
+        Raises:
+            CheckpointError: a weight is NaN or infinite; such an adapter could not be loaded again.
+            DataError: `metrics` is a file that cannot be read.
+        """
+        parameters = sum(parameter.numel() for parameter in self.adapter.parameters())
+        card = model_card(self.config, self.fit, parameters, read_metrics(metrics), licence)
         save_adapter(folder, self.adapter, self.config, self.fit)
+        write_text(Path(folder) / CARD, card)
+
+    def push_to_hub(
+        self,
+        repository: str,
+        metrics: Mapping[str, Any] | Path | str | None = None,
+        licence: str | None = None,
+        private: bool = True,
+    ) -> str:
+        """Upload what `save_pretrained` writes to owner/name on the Hugging Face hub; return the commit.
+
+        Raises:
+            CheckpointError: a weight is NaN or infinite, or the hub refuses the upload or cannot be reached.
+            ConfigError: `repository` is not of the form owner/name.
+            DataError: `metrics` is a file that cannot be read.
+        """
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, metrics, licence)
+            return push_adapter(folder, repository, private)
 
     @property
     def device(self) -> torch.device:
@@ -111,7 +167,7 @@ class SafeModel:
             "base": self.fit.base_sha256,
             "encoder": self.fit.encoder_sha256,
             "adapter": weights_sha256(self.adapter),
-            "config": asdict(self.config),
+            "config": {name: value for name, value in asdict(self.config).items() if name != "feature_cache"},
         }
 
     def inputs(self, samples: Sequence[Sample]) -> Any:
@@ -120,18 +176,7 @@ class SafeModel:
         Raises:
             DataError: no sample, an unreadable picture, or a question that contains a special token of the base.
         """
-        if not samples:
-            raise DataError("no sample was given; give at least one.")
-        texts = [self._prompt(sample) for sample in samples]
-        images = [read_image(sample.image) for sample in samples if sample.image is not None]
-        start = self.processor.tokenizer.bos_token
-        batch = self.processor(
-            text=texts,
-            images=images or None,
-            padding=True,
-            return_tensors="pt",
-            add_special_tokens=not (start and texts[0].startswith(start)),  # some templates write it themselves
-        )
+        batch = write_inputs(self.processor, samples, self.config.prompt)
         return batch.to(self.device, dtype=self.base.dtype)  # the dtype is for pictures; ids stay integers
 
     def encode_audio(self, waveforms: Sequence[Path | Waveform | None]) -> AudioFeatures:
@@ -141,16 +186,34 @@ class SafeModel:
             DataError: a clip cannot be used.
         """
         clips = [None if clip is None else read_waveform(clip, self.encoder.rate) for clip in waveforms]
-        features: AudioFeatures = self.encoder(clips)
-        return features
+        return self.encoder(clips) if self._cache is None else self._cache.encode(self.encoder, clips)
 
-    @torch.no_grad()
     def encode_images(self, inputs: Mapping[str, Any]) -> Any:
         """Return the pictures of `inputs` encoded for several passes, or None: no picture, or nothing to share."""
-        if self._image_arguments is None or inputs.get("pixel_values") is None:
-            return None
-        arguments = {name: value for name, value in inputs.items() if name in self._image_arguments}
-        return self.base.base_model.get_image_features(**arguments, return_dict=True)
+        return self._calls.pictures.encode(inputs)
+
+    @property
+    def prefix_obstacle(self) -> str | None:
+        """Return why `keep_prefix` is refused, or None: it is not."""
+        return prefix_obstacle(self.base, self.config.fusion)
+
+    def keep_prefix(self, inputs: Mapping[str, Any], output: Any) -> Prefix | None:
+        """Return the pictures' keys and values of a plain pass, so that the pass with audio reads the questions only.
+
+        Args:
+            inputs: what `generate` was given, without audio.
+            output: what it returned.
+
+        Returns:
+            A prefix for `generate`, or None: no prompt has a picture.
+
+        Raises:
+            ModelError: this base, or the configuration of the fusion, does not allow it; see `prefix_obstacle`. Or
+                the output has no cache, or belongs to other inputs.
+        """
+        if (reason := self.prefix_obstacle) is not None:
+            raise ModelError(f"base {type(self.base).__name__} cannot keep a prefix: {reason}.")
+        return keep_prefix(inputs, output, self._calls.pictures.ends(inputs["input_ids"]))
 
     @torch.no_grad()
     def project(self, audio: AudioFeatures) -> AudioFeatures:
@@ -185,16 +248,19 @@ class SafeModel:
             ConfigError: the gate is outside [0, 1], or the budget above the number of tokens.
             ModelError: `audio` or `prompt_mask` have another shape than `inputs`.
         """
-        arguments = self._arguments(inputs, images)
-        if isinstance(logits_to_keep, Tensor) or logits_to_keep != 0:
-            arguments["logits_to_keep"] = logits_to_keep
-        if output_hidden_states:
-            arguments["output_hidden_states"] = True
-        if prompt_mask is None and inputs.get("labels") is not None:
+        # The labels of an encoder-decoder belong to its decoder; its `inputs` hold the prompt alone.
+        if prompt_mask is None and inputs.get("labels") is not None and not has_encoder(self.base):
             prompt_mask = inputs["labels"] == -100
-        with self._hearing(inputs, audio, gate, prompt_mask, budget):
-            return self.base(**arguments)
+        call = self._call(inputs, Asked(audio, gate, prompt_mask, budget), images)
+        keep = call.keep(logits_to_keep)
+        if isinstance(keep, Tensor) or keep != 0:
+            call.arguments["logits_to_keep"] = keep
+        if output_hidden_states:
+            call.arguments["output_hidden_states"] = True
+        with one_at_a_time(self.base), call.hearing(self.stack):
+            return call.forwarded(self.base(**call.arguments), logits_to_keep)
 
+    @torch.no_grad()
     def generate(
         self,
         inputs: Mapping[str, Any],
@@ -206,125 +272,39 @@ class SafeModel:
         use_cache: bool = True,
         output_hidden_states: bool = False,
         budget: int | None = None,
+        prefix: Prefix | None = None,
     ) -> Any:
         """Answer greedily, or with beams; sampling is off whatever the base's own generation settings say.
 
-        Arguments as of `forward` and of transformers' `generate`.
+        Arguments as of `forward` and of transformers' `generate`; `prefix` comes from `keep_prefix`. Without audio, or
+        with the gate at 0, a prefix is passed over: the answer is that of the whole base, bit for bit.
 
         Returns:
             transformers' `GenerateDecoderOnlyOutput`: `sequences` (B, L + n), `logits` (a tuple of n tensors (B, V),
-            before any processing) and, if asked for, `hidden_states` (first step: the whole prompt).
+            before any processing) and, if asked for, `hidden_states` (first step: the whole prompt). Of an
+            encoder-decoder its `GenerateEncoderDecoderOutput`: `sequences` (B, n) without the prompt.
 
         Raises:
             ConfigError: the gate is outside [0, 1], or the budget above the number of tokens.
-            ModelError: `audio` has another number of rows than `inputs`.
+            ModelError: `audio` has another number of rows than `inputs`; `prefix` is of other prompts, or cannot tell
+                the hidden states that are asked for.
         """
-        settings = copy.deepcopy(self.base.generation_config)
-        settings.update(
-            do_sample=False,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            num_beams=num_beams,
-            max_length=None,
-            max_new_tokens=max_new_tokens,
-            use_cache=use_cache,
-            prefill_chunk_size=None,  # broken in most bases themselves
-            return_dict_in_generate=True,
-            output_logits=True,
-            output_hidden_states=output_hidden_states,
-        )
-        with self._hearing(inputs, audio, gate, None, budget):
-            return self.base.generate(**self._arguments(inputs, images), generation_config=settings)
+        asked = Asked(audio, gate, None, budget, prefix)
+        if prefix is not None and not (use_cache and not output_hidden_states):
+            raise ModelError("a kept prefix needs use_cache and tells no hidden states; leave one of them out.")
+        with one_at_a_time(self.base):
+            call = self._call(inputs, asked, images)
+            settings = call.settings(self.base, max_new_tokens, num_beams, use_cache, output_hidden_states)
+            with call.hearing(self.stack):
+                output = self.base.generate(**call.arguments, generation_config=settings)
+        return call.answered(output, inputs["input_ids"])
 
     def decode(self, output: Any, inputs: Mapping[str, Any]) -> list[str]:
         """Return the answers in an output of `generate`, without special tokens and outer blanks."""
-        new = output.sequences[:, inputs["input_ids"].shape[1] :]  # (B, n)
-        return [text.strip() for text in self.processor.tokenizer.batch_decode(new, skip_special_tokens=True)]
+        return read_answers(self.processor.tokenizer, output.sequences, inputs, has_encoder(self.base))
 
-    def _prompt(self, sample: Sample) -> str:
-        """Return the text of a sample's prompt, with the base's placeholder for the picture."""
-        tokenizer = self.processor.tokenizer
-        for token in {*tokenizer.all_special_tokens, getattr(self.processor, "image_token", None)} - {None}:
-            if token in sample.question:
-                raise DataError(
-                    f"sample {sample.id!r}: the question contains {token!r}, a special token of the base; remove it."
-                )
-        picture = [{"type": "image"}] if sample.image is not None else []
-        turn = {"role": "user", "content": [*picture, {"type": "text", "text": sample.question}]}
-        return str(self.processor.apply_chat_template([turn], add_generation_prompt=True, tokenize=False))
-
-    def _arguments(self, inputs: Mapping[str, Any], images: Any) -> dict[str, Any]:
-        """Return the base's arguments; encoded pictures replace the pixels."""
-        if images is None:
-            return dict(inputs)
-        if self._image_arguments is None:
-            raise ModelError("this base cannot share encoded pictures; leave images out, or update transformers.")
-        arguments = {name: value for name, value in inputs.items() if name not in self._image_arguments}
-        # A copy per call: beam search replaces the entries of what it is given.
-        return arguments | {"mm_encoder_outputs": {"image": copy.copy(images)}}
-
-    @contextmanager
-    def _hearing(
-        self,
-        inputs: Mapping[str, Any],
-        audio: AudioFeatures | None,
-        gate: float,
-        prompt_mask: Tensor | None,
-        budget: int | None,
-    ) -> Iterator[None]:
-        """Let the base hear within the block; without audio, or with the gate at 0, nothing is registered."""
-        if not isinstance(gate, (float, int)) or not 0 <= gate <= 1:  # a tensor would cost a sync per call
-            raise ConfigError(f"gate must be a number in [0, 1], got {gate}; 0 is the base alone, 1 all of the audio.")
-        tokens = self.config.projector.tokens
-        if budget is not None and not (isinstance(budget, int) and 1 <= budget <= tokens):
-            raise ConfigError(
-                f"budget must be a number of audio tokens from 1 to {tokens}, got {budget}; leave it out for all."
-            )
-        ids = inputs["input_ids"]  # (B, L)
-        if audio is not None and len(audio) != len(ids):
-            raise ModelError(f"{len(audio)} audio rows for {len(ids)} questions; give one per question, None for none.")
-        if prompt_mask is not None and prompt_mask.shape != ids.shape:
-            raise ModelError(
-                f"prompt_mask has shape {list(prompt_mask.shape)}, the prompts {list(ids.shape)}; make them equal."
-            )
-        if audio is None or gate == 0 or not bool(audio.present.any()):
-            yield
-            return
-        attended = inputs.get("attention_mask")
-        hears = torch.ones_like(ids, dtype=torch.bool) if attended is None else attended.bool()  # (B, L)
-        if prompt_mask is not None:
-            hears = hears & prompt_mask.to(hears.device)
-        with hearing(self.stack, self.adapter, audio.to(self.device), float(gate), hears, budget):
-            yield
-
-
-def _load_parts(config: ModelConfig) -> tuple[Any, Any, ClapEncoder, Fit]:
-    """Return base, processor and encoder on the device, and what an adapter for them must fit."""
-    device = _device(config.device)
-    base, processor = load_base(config.base, config.base_revision)
-    base_sha256 = weights_sha256(base)  # of the checkpoint, whatever it is computed in
-    if config.dtype != "auto" and base.dtype != getattr(torch, config.dtype):
-        # Loaded anew rather than converted: some parts (rotary frequencies) stay in float32 that way.
-        base, processor = load_base(config.base, config.base_revision, config.dtype)
-    base.to(device)
-    probe(base, resolve_stack(base))
-    encoder = ClapEncoder.from_pretrained(config.encoder, config.encoder_revision).to(device)
-    fit = Fit(base_sha256, embedding_width(base), embedding_rms(base), encoder.sha256, encoder.token_dim)
-    return base, processor, encoder, fit
-
-
-def _new_adapter(config: ModelConfig, fit: Fit, base: Any) -> Adapter:
-    """Return an untrained adapter on the device of `base`."""
-    adapter = Adapter(config.projector, config.fusion, fit.token_dim, fit.embedding_rms, embedding_mean(base))
-    return adapter.to(base.device)
-
-
-def _device(name: str) -> torch.device:
-    """Return the device, if this machine has it."""
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"model.device is {name!r}, which this machine does not have; use e.g. cpu.") from error
-    return device
+    def _call(self, inputs: Mapping[str, Any], asked: Asked, images: Any) -> Call:
+        """Return a call of the base, prepared; every bad wish is refused here."""
+        asked.check(inputs["input_ids"], self.config.projector.tokens)
+        refuse_compiled(self.base)
+        return self._calls.prepare(inputs, self.adapter, asked, images)

@@ -24,6 +24,8 @@ from tqdm import tqdm
 
 from supervised.config import StageAConfig
 from supervised.data.sample import Sample
+from supervised.diagnostics.recording import recording
+from supervised.diagnostics.residual import fusion_figures
 from supervised.differences import differences
 from supervised.errors import CheckpointError, DataError, ModelError
 from supervised.losses import IGNORED, distillation_loss, task_loss
@@ -201,7 +203,8 @@ class _Run:
         number, config = self.progress.step, self.config
         batch = self.examples.batch([self.rows[i] for i in questions_at(number, len(self.rows), config)])
         gate, budget = gate_at(number, config), budget_at(number, config)
-        logits = self.examples.logits(batch, batch.audio, gate, budget)  # (B, K, V)
+        with recording(self.model.adapter) as seen:
+            logits = self.examples.logits(batch, batch.audio, gate, budget)  # (B, K, V)
         retention = batch.retention[:, None]  # (B, 1)
         task = task_loss(logits, batch.labels.masked_fill(retention, IGNORED))
         mask = (batch.labels != IGNORED) & retention  # (B, K)
@@ -216,7 +219,8 @@ class _Run:
         terms = {"loss": loss, "task_loss": task, "distill_loss": distill}
         figures = {name: value.item() for name, value in terms.items()} | {"grad_norm": norm}
         self.whole = False
-        figures |= {"gate": gate, "rate": set_rates(self.optimizer, number, config)}
+        figures |= {"gate": gate, **fusion_figures(self.model.adapter, seen)}
+        figures["rate"] = set_rates(self.optimizer, number, config)
         if budget is not None:
             figures["budget"] = float(budget)
         self.optimizer.step()
@@ -264,8 +268,7 @@ class _Run:
         self.whole = False  # from here on the adapter is no longer that of the last step
         best, base = self.progress.best, self.progress.base
         self.model.adapter.load_state_dict(self.best)
-        self.model.save_pretrained(self.folder / "adapter")
-        return StageAResult(
+        result = StageAResult(
             adapter=self.folder / "adapter",
             steps=self.progress.step,
             stopped_early=self.progress.stopped,
@@ -276,6 +279,9 @@ class _Run:
             base_retention_score=base["retention_score"],
             drop=best["drop"],
         )
+        figures = {name: value for name, value in asdict(result).items() if name != "adapter"}
+        self.model.save_pretrained(result.adapter, {"validation": figures})
+        return result
 
     def close(self) -> None:
         """Close the log."""

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from supervised.answers import target_answer
 from supervised.data.sample import Sample, Waveform
-from supervised.encoder import AudioFeatures
+from supervised.encoders.features import AudioFeatures
 from supervised.errors import DataError, ModelError
 from supervised.losses import IGNORED
 from supervised.safe_model import SafeModel
@@ -66,7 +66,7 @@ class Examples:
         """
         self.model = model
         self.ids: list[str] = []
-        self.answers: list[tuple[str, ...]] = []
+        self.questions: list[Sample] = []  # without their media
         self.prompts: list[Tensor] = []  # (P,) each
         self.targets: list[Tensor] = []  # (K,) each, the end token last
         retention: list[bool] = []
@@ -80,7 +80,7 @@ class Examples:
             heard.append(self._hear(chunk, half))
             for sample in chunk:
                 self.ids.append(sample.id)
-                self.answers.append(sample.answers)
+                self.questions.append(replace(sample, image=None, audio=None))
                 retention.append(sample.retention_set is not None)
                 self._digest.update(_description(sample).encode())
             tick(len(chunk))

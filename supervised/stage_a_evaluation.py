@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from supervised.answers import score
+from supervised.answers import score_sample
 from supervised.stage_a_data import Examples
 
 BATCH = 128
@@ -27,7 +27,7 @@ class Evaluation:
         self.examples, self.budgets = examples, budgets
         # One token more than the longest accepted answer has: whatever is longer is wrong, so its end is not needed.
         tokenizer = examples.model.processor.tokenizer
-        accepted = sorted({answer for answers in examples.answers for answer in answers})
+        accepted = sorted({answer for question in examples.questions for answer in question.answers})
         self.max_new_tokens = 1 + max(len(ids) for ids in tokenizer(accepted, add_special_tokens=False)["input_ids"])
         self.base_scores = self._scores(hear=False)
         self.base = self._means(self.base_scores)
@@ -56,7 +56,8 @@ class Evaluation:
                 inputs, audio if hear else None, images=images, max_new_tokens=self.max_new_tokens, budget=budget
             )
             predictions = model.decode(output, inputs)
-            scores += [score(text, self.examples.answers[row]) for text, row in zip(predictions, rows, strict=True)]
+            questions = self.examples.questions[rows.start : rows.stop]
+            scores += [score_sample(text, question) for text, question in zip(predictions, questions, strict=True)]
         return scores
 
     def _means(self, scores: Sequence[float]) -> dict[str, float]:

@@ -23,7 +23,12 @@ def parameter_groups(adapter: nn.Module, config: StageAConfig) -> list[dict[str,
     Only matrices decay: a decayed scale or norm would fade, and a decayed marker would leave the base's embeddings.
     Every group keeps its peak rate as `peak_lr`.
     """
-    rates = {"projector": config.projector_lr, "fusion": config.fusion_lr, "markers": config.marker_lr}
+    rates = {
+        "projector": config.projector_lr,
+        "join": config.projector_lr,
+        "fusion": config.fusion_lr,
+        "markers": config.marker_lr,
+    }
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in adapter.named_parameters():
         if parameter.requires_grad:

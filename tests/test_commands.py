@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -9,29 +10,41 @@ from pathlib import Path
 
 import pytest
 
-from safe_rl.config import PretrainDemoConfig, RunConfig, TuneRun
+from safe_rl.config import BridgeRun, DescribeRun, EvaluateRun, PretrainDemoConfig, RunConfig, TuneRun
+from supervised.data.importers.config import ImportConfig
 
 ROOT = Path(__file__).parents[1]
 VERBS = [
     "build_outcomes",
     "certify",
+    "describe",
     "distill",
+    "evaluate",
+    "import_data",
     "pareto",
     "pretrain_demo",
+    "train_bridge",
     "train_policy",
     "train_stage_a",
     "tune",
 ]
-READS = {"pretrain_demo": PretrainDemoConfig, "tune": TuneRun}
+READS = {
+    "describe": DescribeRun,
+    "evaluate": EvaluateRun,
+    "import_data": ImportConfig,
+    "pretrain_demo": PretrainDemoConfig,
+    "train_bridge": BridgeRun,
+    "tune": TuneRun,
+}
 """Verb -> what it reads; the others read a RunConfig."""
-HEAVY = ["torch", "transformers", "peft", "stable_baselines3", "matplotlib", "scipy", "tensorboard", "rich", "tqdm"]
+HEAVY = ["torch", "transformers", "stable_baselines3", "matplotlib", "scipy", "tensorboard", "rich", "tqdm"]
 HEAVY += ["sklearn", "optuna", "sqlalchemy", "plotly", "onnx"]
 
 
 def test_the_verbs_are_the_modules_with_a_main() -> None:
     found = [path.stem for path in (ROOT / "safe_rl").glob("*.py") if "\ndef main(" in path.read_text(encoding="utf-8")]
     assert sorted(found) == VERBS
-    assert len(VERBS) == 8
+    assert len(VERBS) == 12
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -43,7 +56,7 @@ def test_help_shows_the_command_and_imports_nothing_heavy(verb: str) -> None:
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
     assert shown.stderr == ""
-    assert f"\npython -m safe_rl.{verb}\n" in shown.stdout
+    assert re.search(rf"^python -m safe_rl\.{verb}( \w+ .*)?$", shown.stdout, re.MULTILINE)
     assert shown.stdout.splitlines()[-1].split() == ["loaded:"]
 
 

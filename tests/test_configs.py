@@ -4,23 +4,30 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from safe_rl.config import RunConfig
+from safe_rl.config import BridgeRun, RunConfig
 from safe_rl.options import parse, to_dict
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-SCHEMAS = {"demo.yaml": RunConfig, "esc10.yaml": RunConfig}
+RUNS = ("demo", "esc10", "small", "medium", "large", "llava-1.5-7b", "blip2-opt", "blip2-flan-t5")
+SCHEMAS = {f"{name}.yaml": RunConfig for name in RUNS} | {
+    f"bases/{name}.yaml": BridgeRun for name in ("small", "medium")
+}
+LARGE = ("medium", "large", "llava-1.5-7b", "blip2-opt", "blip2-flan-t5")
+"""Runs with a base of billions of parameters."""
 
 
-def read(name: str) -> RunConfig:
+def read(name: str) -> Any:
     return parse(SCHEMAS[name], ["--config", str(CONFIGS / name)], "python -m safe_rl.train_policy", "A run.")
 
 
 def test_every_file_has_a_schema() -> None:
     assert {path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*") if path.is_file()} == set(SCHEMAS)
+    assert len(SCHEMAS) == 10
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
@@ -35,3 +42,41 @@ def test_the_demo_is_the_default() -> None:
 def test_the_recordings_differ_from_the_demo_in_nothing_else() -> None:
     run = RunConfig()
     assert read("esc10.yaml") == replace(run, data=replace(run.data, recordings="ESC-10"), run_dir="runs/esc10")
+
+
+@pytest.mark.parametrize("name", [name for name in RUNS if name not in ("demo", "esc10")])
+def test_the_others_differ_from_the_demo_in_the_model_and_in_what_follows_from_it(name: str) -> None:
+    demo, run = RunConfig(), read(f"{name}.yaml")
+    expected = replace(
+        demo,
+        model=run.model,
+        stage_a=run.stage_a if name in LARGE else demo.stage_a,
+        outcomes=replace(demo.outcomes, batch_size=8),
+        threads=4,
+        run_dir=f"runs/{name}",
+    )
+    assert run == expected
+    assert run.model.projector == demo.model.projector
+    assert run.model.fusion == replace(demo.model.fusion, scope=run.model.fusion.scope)
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_large_bases_are_trained_as_the_fields_of_stage_a_say(name: str) -> None:
+    stage_a = read(f"{name}.yaml").stage_a
+    assert (stage_a.projector_lr, stage_a.fusion_lr, stage_a.marker_lr) == (1e-4, 5e-5, 1e-4)
+    assert stage_a.gate_warmup_steps == 2000
+    assert stage_a.steps > stage_a.gate_warmup_steps > stage_a.warmup_steps
+
+
+@pytest.mark.parametrize("name", ["small", "medium"])
+def test_the_bases_that_are_made_lie_where_their_runs_look_for_them(name: str) -> None:
+    bridge = read(f"bases/{name}.yaml")
+    assert read(f"{name}.yaml").model.base == f"{bridge.run_dir}/bridge/base"
+    assert bridge == replace(
+        BridgeRun(),
+        language_model=bridge.language_model,
+        vision_model=bridge.vision_model,
+        device=bridge.device,
+        threads=4,
+        run_dir=f"runs/bases/{name}",
+    )

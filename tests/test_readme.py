@@ -15,23 +15,38 @@ import pytest
 import soundfile
 from PIL import Image
 
-from safe_rl.config import PretrainDemoConfig, RunConfig, TuneRun
+from safe_rl.config import BridgeRun, DescribeRun, EvaluateRun, PretrainDemoConfig, RunConfig, TuneRun
+from safe_rl.import_data import named
 from safe_rl.options import parse
+from supervised.data.importers.config import ImportConfig
 
 ROOT = Path(__file__).parents[1]
 FILES = {
     "README.md": 3,
+    "docs/bases.md": 2,
     "docs/budgets.md": 2,
     "docs/certificates.md": 1,
     "docs/commands.md": 12,
+    "docs/configurations.md": 4,
+    "docs/datasets.md": 15,
     "docs/deployment.md": 3,
+    "docs/diagnostics.md": 2,
+    "docs/encoders.md": 5,
+    "docs/fusion.md": 1,
     "docs/learning.md": 1,
     "docs/outcome_table.md": 1,
     "docs/soundscenes.md": 1,
     "docs/tuning.md": 1,
 }
 """File -> commands it holds at least."""
-READS = {"pretrain_demo": PretrainDemoConfig, "tune": TuneRun}
+READS = {
+    "describe": DescribeRun,
+    "evaluate": EvaluateRun,
+    "import_data": ImportConfig,
+    "pretrain_demo": PretrainDemoConfig,
+    "train_bridge": BridgeRun,
+    "tune": TuneRun,
+}
 """Verb -> what it reads; the others read a RunConfig."""
 
 
@@ -56,6 +71,7 @@ def test_every_command_parses(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
         assert (ROOT / "safe_rl" / f"{verb}.py").is_file(), verb
         if {"--help", "--print_config"} & set(argv) or any(each.startswith("runs/demo/tune/") for each in argv):
             continue  # the last: what a command before it has written
+        argv = named(argv) if verb == "import_data" else argv  # its first word may be the dataset
         parse(READS.get(verb, RunConfig), argv, f"python -m safe_rl.{verb}", "")
 
 

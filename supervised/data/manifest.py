@@ -1,70 +1,126 @@
 """Manifests: one question per line of JSON, media paths relative to the manifest's folder.
 
-Every mistake is a `DataError` that names the file and the line. Media are only looked up here, not decoded:
-`supervised.data.media.check_media` does that for one sample.
+Opening one reads and checks every line and keeps where the lines begin, so that memory does not grow with what stands
+in them; a sample is parsed again when it is asked for. Every mistake is a `DataError` that names the file and the line.
+Media are only looked up here, not decoded: `supervised.data.media.check_media` does that for one sample.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
-from collections.abc import Iterable
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import overload
 
+import numpy as np
+
+from supervised.data.facts import Facts, FactsWriter, text_hash
+from supervised.data.manifest_line import parse_line
 from supervised.data.sample import SPLITS, Sample
 from supervised.errors import DataError
-from supervised.files import write_text
-
-KEYS = tuple(field.name for field in fields(Sample))
-REQUIRED = ("id", "question", "answers")
-ANSWER_COUNTS = (1, 10)
-"""One accepted answer, or the ten of VQAv2: the two forms that have a metric."""
+from supervised.files import atomic_path
 
 
-def read_manifest(path: Path | str) -> list[Sample]:
-    """Return the samples of a JSONL manifest in its order; blank lines are skipped.
+class Manifest(Sequence[Sample]):
+    """The samples of a manifest, or some of them, in its order; each is read from the file when it is asked for.
+
+    `read_manifest` opens one. It can be sent to another process: it holds no open file.
+    """
+
+    def __init__(self, lines: _Lines, facts: Facts) -> None:
+        self._lines, self.facts = lines, facts
+
+    def __len__(self) -> int:
+        return len(self.facts)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Manifest: ...
+
+    def __getitem__(self, index: int | slice) -> Sample | Manifest:
+        """Return a sample, or the part that a slice tells.
+
+        Raises:
+            DataError: the file was changed since it was opened, or a media file is gone.
+        """
+        if isinstance(index, slice):
+            return self.rows(np.arange(len(self))[index])
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        return self._lines.sample(index % len(self))
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self._lines.sample(row) for row in range(len(self)))
+
+    def rows(self, places: np.ndarray) -> Manifest:
+        """Return the samples at `places`, int64 [m], in that order."""
+        return Manifest(self._lines.rows(places), self.facts.rows(places))
+
+    def split(self, name: str) -> Manifest:
+        """Return the samples of one split; there may be none."""
+        return self.rows(np.flatnonzero(self.facts.splits == SPLITS.index(name)))
+
+
+class _Lines:
+    """Where the lines of a file begin, and what they say."""
+
+    def __init__(self, path: Path, starts: np.ndarray, numbers: np.ndarray, version: tuple[int, int]) -> None:
+        self.path, self.starts, self.numbers, self.version = path, starts, numbers, version
+
+    def rows(self, places: np.ndarray) -> _Lines:
+        return _Lines(self.path, self.starts[places], self.numbers[places], self.version)
+
+    def sample(self, row: int) -> Sample:
+        try:
+            with open(self.path, "rb") as file:
+                if _version(file.fileno()) != self.version:
+                    raise DataError(f"manifest {self.path} was changed while it was in use; start again.")
+                file.seek(int(self.starts[row]))
+                raw = file.readline()
+        except OSError as error:
+            raise DataError(f"manifest {self.path} cannot be read ({error.strerror}); restore it.") from None
+        sample = _sample(raw, int(self.numbers[row]), self.path)
+        assert sample is not None  # a blank line has no row
+        return sample
+
+
+def read_manifest(path: Path | str) -> Manifest:
+    """Open a JSONL manifest, having checked all of it; blank lines are skipped.
 
     `id`, `question` and `answers` are required, the other fields of `Sample` have its defaults. A question without a
     `group` is its own cluster.
 
     Raises:
         DataError: the file is missing, empty or not UTF-8; or, with the line's number: not a JSON object, an unknown,
-            doubled or missing key, a wrong type, an unknown split, a missing media file, a doubled id, or a group that
-            stands in two splits.
+            doubled or missing key, a wrong type, an unknown split or metric, answers that the metric does not take, a
+            missing media file, a doubled id, or a group that stands in two splits.
     """
     path = Path(path)
     if not path.is_file():
         raise DataError(f"manifest {path} does not exist or is not a file; give the path of a JSONL file.")
-    samples: list[Sample] = []
-    lines_of: dict[str, int] = {}
-    split_of: dict[str, tuple[str, int]] = {}
+    starts, numbers, ids, facts = array("q"), array("i"), array("Q"), FactsWriter()
     with open(path, "rb") as file:  # bytes: only b"\n" ends a line, and bad UTF-8 is reported with its line
+        version, start = _version(file.fileno()), 0
         for number, raw in enumerate(file, start=1):
-            try:
-                text = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-                if not text:
-                    continue
-                sample = _parse(text, path.parent)
-                first = lines_of.setdefault(sample.id, number)
-                if first != number:
-                    raise DataError(f"id {sample.id!r} stands in line {first} already; ids must differ, rename one.")
-                split, first = split_of.setdefault(sample.group, (sample.split, number))
-                if split != sample.split:
-                    raise DataError(
-                        f"group {sample.group!r} is in split {sample.split!r} here and in {split!r} in line {first}; "
-                        "a group belongs to one split, move one."
-                    )
-            except UnicodeDecodeError:
-                raise DataError(f"{path}, line {number}: not UTF-8; save the manifest as UTF-8.") from None
-            except DataError as error:
-                raise DataError(f"{path}, line {number}: {error}") from None
-            samples.append(sample)
-    if not samples:
+            sample = _sample(raw, number, path)
+            if sample is not None:
+                starts.append(start)
+                numbers.append(number)
+                ids.append(text_hash(sample.id))
+                facts.add(sample)
+            start += len(raw)
+    if not starts:
         raise DataError(f"manifest {path} holds no question; write one JSON object a line.")
-    return samples
+    lines = _Lines(path, np.array(starts, dtype=np.int64), np.array(numbers, dtype=np.int32), version)
+    manifest = Manifest(lines, facts.finish())
+    _check_ids(manifest, np.array(ids, dtype=np.uint64), lines)
+    _check_groups(manifest, lines)
+    return manifest
 
 
 def write_manifest(path: Path | str, samples: Iterable[Sample]) -> None:
@@ -75,84 +131,66 @@ def write_manifest(path: Path | str, samples: Iterable[Sample]) -> None:
         OSError: the folder cannot be written to, or the disk is full.
     """
     path = Path(path)
-    lines = []
-    for sample in samples:
-        row = {name: getattr(sample, name) for name in KEYS} | {"answers": list(sample.answers)}
-        for name in ("image", "audio"):
-            media = row[name]
-            if isinstance(media, Path):
-                row[name] = Path(os.path.relpath(media, path.parent)).as_posix()
-            elif media is not None:
-                raise DataError(
-                    f"sample {sample.id!r} has its {name} in memory; write it to a file, then give the path."
-                )
-        lines.append(json.dumps(row) + "\n")  # ASCII: any character of a question or a path survives
-    write_text(path, "".join(lines))
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
+        for sample in samples:
+            row = {field.name: getattr(sample, field.name) for field in fields(Sample)}
+            row |= {"answers": list(sample.answers), "choices": list(sample.choices)}
+            for name in ("image", "audio"):
+                media = row[name]
+                if isinstance(media, Path):
+                    row[name] = Path(os.path.relpath(media, path.parent)).as_posix()
+                elif media is not None:
+                    raise DataError(
+                        f"sample {sample.id!r} has its {name} in memory; write it to a file, then give the path."
+                    )
+            for name in ("metric", "choices"):
+                if not row[name]:
+                    del row[name]
+            file.write(json.dumps(row) + "\n")  # ASCII: any character of a question or a path survives
 
 
-def _parse(text: str, folder: Path) -> Sample:
-    """Return the sample that one line describes; errors do not name the line yet."""
+def _sample(raw: bytes, number: int, path: Path) -> Sample | None:
+    """Return what line `number` of the file says, None for a blank one; errors name file and line."""
     try:
-        row = json.loads(text, object_pairs_hook=_unique)
-    except DataError:
-        raise
-    except json.JSONDecodeError as error:
-        raise DataError(f"not valid JSON ({error.msg}, column {error.colno}); write one JSON object a line.") from None
-    except ValueError as error:  # e.g. a number with thousands of digits
-        raise DataError(f"not usable JSON ({error}); write one JSON object a line.") from None
-    except RecursionError:
-        raise DataError("nested too deeply; write one flat JSON object a line.") from None
-    if not isinstance(row, dict):
-        raise DataError(f"expected a JSON object, got {type(row).__name__}; write one JSON object a line.")
-    for key in row:
-        if key not in KEYS:
-            close = difflib.get_close_matches(key, KEYS, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else "remove it."
-            raise DataError(f"unknown key {key!r}; allowed: {', '.join(KEYS)}; {hint}")
-    for key in REQUIRED:
-        if key not in row:
-            raise DataError(f"key {key!r} is missing; required: {', '.join(REQUIRED)}; add it.")
-    _check_types(row)
-    media = {key: _find(row[key], key, folder) for key in ("image", "audio") if row.get(key) is not None}
-    row = {key: value for key, value in row.items() if value is not None} | media
-    return Sample(**row | {"answers": tuple(row["answers"]), "group": row.get("group") or row["id"]})
+        text = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+        return parse_line(text, path.parent) if text else None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}, line {number}: not UTF-8; save the manifest as UTF-8.") from None
+    except DataError as error:
+        raise DataError(f"{path}, line {number}: {error}") from None
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build an object from its pairs; JSON itself would let the last of two equal keys win in silence."""
-    row = dict(pairs)
-    if len(row) != len(pairs):
-        names = [key for key, _ in pairs]
-        doubled = next(key for key in names if names.count(key) > 1)
-        raise DataError(f"key {doubled!r} stands twice in the object; keep one.")
-    return row
+def _check_ids(manifest: Manifest, ids: np.ndarray, lines: _Lines) -> None:
+    """Refuse an id that stands twice; equal hashes (uint64 [n]) are compared as texts."""
+    order = np.argsort(ids, kind="stable")
+    for place in np.sort(order[1:][ids[order[1:]] == ids[order[:-1]]]).tolist():
+        name = manifest[place].id
+        earlier = [row for row in np.flatnonzero(ids[:place] == ids[place]).tolist() if manifest[row].id == name]
+        if earlier:
+            raise DataError(
+                f"{lines.path}, line {lines.numbers[place]}: id {name!r} stands in line {lines.numbers[earlier[0]]} "
+                "already; ids must differ, rename one."
+            )
 
 
-def _check_types(row: dict[str, Any]) -> None:
-    """Refuse values of the wrong type before a sample is made of them."""
-    nullable = ("image", "audio", "retention_set", "difficulty")
-    for key, value in row.items():
-        if key == "answers":
-            texts = isinstance(value, list) and all(isinstance(answer, str) for answer in value)
-            if not texts or len(value) not in ANSWER_COUNTS:
-                given = f"{len(value)} of them" if texts else json.dumps(value)[:80]
-                raise DataError(f"'answers' must be a list of one string, or of ten, got {given}; correct it.")
-        elif not isinstance(value, str) and not (value is None and key in nullable):
-            allowed = "a string or null" if key in nullable else "a string"
-            raise DataError(f"{key!r} must be {allowed}, got {json.dumps(value)[:80]}; correct it.")
-        elif value == "" and key in ("id", *nullable):
-            raise DataError(f"{key!r} is an empty string; give a value{' or null' if key in nullable else ''}.")
-    if row.get("split", "train") not in SPLITS:
-        raise DataError(f"split {row['split']!r} is unknown; allowed: {', '.join(SPLITS)}; correct it.")
+def _check_groups(manifest: Manifest, lines: _Lines) -> None:
+    """Refuse a group that stands in two splits."""
+    groups, splits = manifest.facts.groups, manifest.facts.splits
+    order = np.argsort(groups, kind="stable")
+    changes = (groups[order[1:]] == groups[order[:-1]]) & (splits[order[1:]] != splits[order[:-1]])
+    for place in np.sort(order[1:][changes]).tolist():
+        here = manifest[place]
+        same = np.flatnonzero(groups[:place] == groups[place]).tolist()
+        earlier = [row for row in same if manifest[row].group == here.group]
+        if earlier and manifest[earlier[0]].split != here.split:
+            raise DataError(
+                f"{lines.path}, line {lines.numbers[place]}: group {here.group!r} is in split {here.split!r} here and "
+                f"in {manifest[earlier[0]].split!r} in line {lines.numbers[earlier[0]]}; a group belongs to one split, "
+                "move one."
+            )
 
 
-def _find(name: str, key: str, folder: Path) -> Path:
-    """Return the media file's path, seen from the manifest's folder."""
-    path = folder / name
-    try:
-        found = path.is_file()
-    except (OSError, ValueError):  # a name that no file system accepts
-        found = False
-    if not found:
-        raise DataError(f"{key} file {path} does not exist; paths are relative to the manifest, correct it.")
-    return path
+def _version(descriptor: int) -> tuple[int, int]:
+    """Return size and time of change of an open file."""
+    state = os.fstat(descriptor)
+    return state.st_size, state.st_mtime_ns

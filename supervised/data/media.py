@@ -1,8 +1,9 @@
 """Clips and pictures, from files or from memory, as the models take them: mono float32 sound, RGB pictures.
 
-Sound is decoded with soundfile and resampled once with soxr; pictures are decoded with Pillow. Headers are read
-before contents, so that an absurd file is refused before it fills the memory. What cannot be used is a `DataError`
-of one line; nothing is silently replaced.
+Sound is decoded with soundfile and resampled once with soxr; pictures are decoded with Pillow. A video file stands for
+its sound where a clip is asked for, and for its middle frame where a picture is. Headers are read before contents, so
+that an absurd file is refused before it fills the memory. What cannot be used is a `DataError` of one line; nothing is
+silently replaced.
 """
 
 from __future__ import annotations
@@ -15,18 +16,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from supervised.data.limits import MAX_PIXELS, check_clip, check_file, check_size, one_line
 from supervised.data.sample import Sample, Waveform
+from supervised.data.video import is_video, read_frames, read_sound
 from supervised.errors import DataError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MAX_SECONDS = 600.0
-"""Longest clip that is read; longer recordings are cut into clips by whoever prepares the data."""
-MAX_CHANNELS = 16
-RATES = (1_000, 384_000)
-"""Lowest and highest sampling rate that is read, in Hz."""
-MAX_PIXELS = 64_000_000
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP")
 IMAGE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error, zlib.error)
 """Decoders report damage in all of these ways."""
@@ -39,44 +36,57 @@ def read_waveform(source: Path | Waveform, rate: int) -> Waveform:
     its manifest promised sound. In memory silence is allowed, because a generator may mean it.
 
     Raises:
-        DataError: missing, unreadable, empty, silent, too long, too many channels, NaN or infinity, or a wrong rate.
+        DataError: missing, unreadable, empty, silent, too long, too many channels, NaN or infinity, or a wrong rate; of
+            a video: truncated, or without sound.
+        ConfigError: a video, and PyAV is not installed.
     """
+    clip = read_clip(source)
+    if clip.rate == rate:
+        return clip
+    import soxr
+
+    resampled = np.asarray(soxr.resample(clip.samples, clip.rate, rate), dtype=np.float32)  # [n * rate / own rate]
+    if not len(resampled):
+        raise DataError(
+            f"{_name_of(source)} has {len(clip.samples)} samples at {clip.rate} Hz, too few for {rate} Hz; leave it "
+            "out."
+        )
+    return Waveform(resampled, rate)
+
+
+def read_clip(source: Path | Waveform) -> Waveform:
+    """Return the clip as mono float32 [n] at its own rate; errors are those of `read_waveform`."""
+    name = _name_of(source)
     if isinstance(source, Waveform):
-        name, original = "clip in memory", source.rate
-        samples = np.asarray(source.samples)
+        clip, samples = source, np.asarray(source.samples)
         if samples.ndim != 1 or samples.dtype != np.float32:
             raise DataError(
                 f"{name}: samples must be float32 of shape [n], got {samples.dtype} {list(samples.shape)}; "
                 "average the channels and convert."
             )
-        _check_header(name, len(samples), 1, original)
+        check_clip(name, len(samples), 1, clip.rate)
     else:
-        name = f"clip {source}"
-        samples, original = _decode(Path(source), name)
-    if not np.isfinite(samples).all():
+        clip = Waveform(*_decode(Path(source), name))
+    if not np.isfinite(clip.samples).all():
         raise DataError(f"{name} holds NaN or infinite samples; decode it again, or leave it out.")
-    if original == rate:
-        return source if isinstance(source, Waveform) else Waveform(samples, rate)
-    import soxr
-
-    resampled = np.asarray(soxr.resample(samples, original, rate), dtype=np.float32)  # [n * rate / original]
-    if not len(resampled):
-        raise DataError(f"{name} has {len(samples)} samples at {original} Hz, too few for {rate} Hz; leave it out.")
-    return Waveform(resampled, rate)
+    return clip
 
 
 def read_image(source: Path | Image) -> Image:
     """Return the picture in RGB, turned as its EXIF orientation says; a picture in memory passes through.
 
     Raises:
-        DataError: missing, not JPEG, PNG or WEBP, truncated, damaged, or more pixels than `MAX_PIXELS`.
+        DataError: missing, not JPEG, PNG, WEBP or a video, truncated, damaged, or more pixels than `MAX_PIXELS`.
+        ConfigError: a video, and PyAV is not installed.
     """
     from PIL import Image
 
     if isinstance(source, Image.Image):
         return _to_rgb(source, "picture in memory")
+    if is_video(source):
+        return read_frames(Path(source), 1)[0]
     name = f"picture {source}"
-    _check_file(Path(source), name)
+    check_file(Path(source), name)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -111,9 +121,7 @@ def _to_rgb(image: Image, name: str) -> Image:
     from PIL import Image as pillow
     from PIL import ImageOps
 
-    width, height = image.size
-    if not 1 <= width * height <= MAX_PIXELS:
-        raise DataError(f"{name} has {width} x {height} pixels; allowed: 1 to {MAX_PIXELS:,} in all; resize it.")
+    check_size(name, *image.size)
     try:
         image.load()
         upright = ImageOps.exif_transpose(image)  # a copy where there is nothing to turn
@@ -127,55 +135,41 @@ def _to_rgb(image: Image, name: str) -> Image:
 def _undecodable(name: str, error: Exception) -> DataError:
     """Return the error for a damaged picture; the decoder's reason stays readable in it."""
     return DataError(
-        f"{name} cannot be decoded ({_one_line(error)}); "
+        f"{name} cannot be decoded ({one_line(error)}); "
         f"allowed: whole files in {', '.join(IMAGE_FORMATS)}; replace it or leave it out."
     )
 
 
 def _decode(path: Path, name: str) -> tuple[np.ndarray, int]:
     """Return the file's channels averaged, float32 [n], and its rate."""
+    if is_video(path):
+        channels, rate = read_sound(path)  # [n, C]
+        return _mono(channels, name), rate
     import soundfile
 
-    _check_file(path, name)
+    check_file(path, name)
     try:
         header = soundfile.info(str(path))
-        _check_header(name, header.frames, header.channels, header.samplerate)
+        check_clip(name, header.frames, header.channels, header.samplerate)
         channels, rate = soundfile.read(str(path), frames=header.frames, dtype="float32", always_2d=True)  # [n, C]
     except (soundfile.SoundFileError, OSError, ValueError, TypeError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(
-            f"{name} cannot be decoded ({_one_line(error)}); allowed: WAV, FLAC, OGG, MP3, AIFF; "
+            f"{name} cannot be decoded ({one_line(error)}); allowed: WAV, FLAC, OGG, MP3, AIFF; "
             "convert it or leave it out."
         ) from None
+    return _mono(channels, name), rate
+
+
+def _mono(channels: np.ndarray, name: str) -> np.ndarray:
+    """Return the mean of the channels, float32 [n] from [n, C]; a file promises sound, so silence is refused."""
     if not len(channels):
         raise DataError(f"{name} is empty; allowed: at least one sample; replace it or leave it out.")
     if not channels.any():
         raise DataError(f'{name} is silent (only zeros); replace it, or write "audio": null.')
-    return channels.mean(axis=1, dtype=np.float64).astype(np.float32), rate  # [n]; float64: no overflow in the sum
+    return channels.mean(axis=1, dtype=np.float64).astype(np.float32)  # float64: no overflow in the sum
 
 
-def _check_file(path: Path, name: str) -> None:
-    """Refuse what is not an ordinary, non-empty file."""
-    if not path.is_file():
-        what = "is not a file" if path.exists() else "does not exist"
-        raise DataError(f"{name} {what}; correct the path or leave the sample out.")
-    if path.stat().st_size == 0:
-        raise DataError(f"{name} is empty (0 bytes); copy it again or leave it out.")
-
-
-def _check_header(name: str, frames: int, channels: int, rate: int) -> None:
-    """Refuse impossible rates, too many channels, no samples and too many of them."""
-    if not RATES[0] <= rate <= RATES[1]:
-        raise DataError(f"{name} has a rate of {rate} Hz; allowed: {RATES[0]} to {RATES[1]}; convert it.")
-    if not 1 <= channels <= MAX_CHANNELS:
-        raise DataError(f"{name} has {channels} channels; allowed: 1 to {MAX_CHANNELS}; mix it down.")
-    if frames < 1:
-        raise DataError(f"{name} is empty; allowed: at least one sample; replace it or leave it out.")
-    if frames > MAX_SECONDS * rate:
-        raise DataError(f"{name} lasts {frames / rate:.0f} s; allowed: up to {MAX_SECONDS:.0f} s; cut it into clips.")
-
-
-def _one_line(error: Exception) -> str:
-    """Return an error's text without line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__
+def _name_of(source: Path | Waveform) -> str:
+    return "clip in memory" if isinstance(source, Waveform) else f"clip {source}"

@@ -43,9 +43,11 @@ class Sample:
     id: str
     question: str
     answers: tuple[str, ...]
-    """One answer, or the ten of VQAv2."""
+    """One answer, or the ten of VQAv2; any number with the metric `bleu`."""
     image: Path | Image | None = None
+    """A picture; a video file stands for its middle frame."""
     audio: Path | Waveform | None = None
+    """A clip; a video file stands for its sound."""
     retention_set: str | None = None
     """Name of the retention set when the question needs no audio, else None."""
     type: str = ""
@@ -53,6 +55,10 @@ class Sample:
     """Cluster (image or video): splits never separate a group, statistics resample groups."""
     difficulty: str | None = None
     split: str = "train"
+    metric: str | None = None
+    """How answers are scored, one of `supervised.answers.METRICS`; None: as `answers` and `choices` suggest."""
+    choices: tuple[str, ...] = ()
+    """Options of a multiple-choice question, in the order they are asked in; one of them is the answer."""
 
     def __post_init__(self) -> None:
         if not self.question.strip() or not self.answers:

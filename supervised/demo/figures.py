@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from supervised.clap import FastClapExtractor
 from supervised.config import DataConfig
 from supervised.data.media import read_waveform
 from supervised.demo.pictures import render_picture
@@ -21,6 +20,7 @@ from supervised.demo.questions import best_guess
 from supervised.demo.recordings import list_clips
 from supervised.demo.scenes import SoundScenes
 from supervised.demo.sounds import RATE, Synthesiser
+from supervised.encoders.clap import FastClapExtractor
 
 UNSEEN_SEED = 1000
 """Seed of the scenes that figures are measured on; no training run uses it."""

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import ClapConfig, ClapFeatureExtractor, ClapModel, ClapProcessor
 
-from supervised.clap import FastClapExtractor
 from supervised.demo.config import EncoderPretraining
 from supervised.demo.questions import hearing
 from supervised.demo.recordings import Recordings
@@ -24,6 +23,7 @@ from supervised.demo.sounds import RATE, SoundBank, Synthesiser, mix
 from supervised.demo.steps import HALF, Progress, one_cycle
 from supervised.demo.vocabulary import make_tokenizer
 from supervised.demo.world import CLASSES
+from supervised.encoders.clap import FastClapExtractor
 
 CLIP_SECONDS = 5
 CAPTIONS = ("{}", "the sound of {}", "you hear {}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from envs.config import OutcomesConfig
 from envs.flops import count_flops
 from supervised.data.sample import Sample
 from supervised.errors import DataError
+from supervised.safe_model import SafeModel
 
 CONFIG = OutcomesConfig(max_new_tokens=1)
 
@@ -52,6 +54,14 @@ def test_audio_pays_the_encoder_and_a_second_pass(tiny_model: Any, heard: Sample
     assert clap["use"] == cascade["use"]  # the encoder is paid once, before or after the decision
 
 
+def test_features_that_are_kept_cost_what_hearing_them_does(
+    tiny_config: Any, tiny_model: Any, heard: Sample, tmp_path: Path
+) -> None:
+    model = SafeModel.attach(replace(tiny_config, feature_cache=str(tmp_path)))
+    model.encode_audio([heard.audio])
+    assert count_flops(model, [heard], CONFIG) == count_flops(tiny_model, [heard], CONFIG)
+
+
 def test_the_mean_is_over_the_questions(tiny_model: Any, many_samples: list[Sample], heard: Sample) -> None:
     silent = replace(heard, audio=None)
     pair = count_flops(tiny_model, [heard, silent], CONFIG)
@@ -72,10 +82,10 @@ def test_fewer_audio_tokens_cost_less_and_all_of_them_what_use_costs(tiny_model:
     assert counted["skip"] == plain["skip"]
     assert counted["use_8"] == plain["use"]
     # By hand, per token: Da = 16, D = H = 32, T tokens heard, L positions of the prompt. Queries and their mean, two
-    # layers of the projector, key, value with LoRA of rank 8, and attention (scores and mean).
+    # layers of the projector, value with LoRA of rank 8, and attention (scores and mean).
     audio = tiny_model.encode_audio([heard.audio]).tokens
     heard_tokens, length = audio.shape[1], tiny_model.inputs([heard])["input_ids"].shape[1]
-    fusion = 32 * 32 * 2 + 32 * 8 * 2 + 2 * length * 32
+    fusion = 32 * 8 * 2 + 2 * length * 32
     by_hand = 2 * (2 * heard_tokens * 16 + 16 * 32 + 32 * 32 + fusion)
     assert counted["use_4"] - counted["use_2"] == 2 * by_hand
     assert counted["use_8"] - counted["use_4"] == 4 * by_hand

@@ -67,3 +67,10 @@ def test_the_hash_of_a_folder_sees_names_and_bytes(tmp_path: Path) -> None:
     second = folder_sha256(tmp_path)
     (tmp_path / "two").write_text("2")
     assert len({first, second, folder_sha256(tmp_path)}) == 3
+
+
+def test_a_text_for_people_may_be_edited(tmp_path: Path) -> None:
+    (tmp_path / "adapter.json").write_text("1")
+    first = folder_sha256(tmp_path)
+    (tmp_path / "README.md").write_text("licence: mine")
+    assert folder_sha256(tmp_path) == first

@@ -1,22 +1,65 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
 import torch
 
 from supervised.adapter import Adapter
-from supervised.config import FusionConfig, ProjectorConfig
-from supervised.encoder import AudioFeatures
+from supervised.adapter_files import Fit, load_weights, read_adapter, save_adapter
+from supervised.adapter_size import parameter_counts
+from supervised.config import FusionConfig, ModelConfig, ProjectorConfig
+from supervised.encoders.features import AudioFeatures
+from supervised.errors import ConfigError
+from supervised.projectors.adaptive import AdaptiveProjector
+
+PROJECTORS = ("mlp", "adaptive", "resampler")
+FUSIONS = ("lora", "cross_attention", "block", "gated")
+LAYERS: tuple[tuple[int, ...], ...] = ((), (0, 3))
+GRID = [
+    pytest.param(
+        ProjectorConfig(kind=projector, tokens=4, bottleneck=8, heads=2),  # type: ignore[arg-type]
+        FusionConfig(kind=fusion, layers=layers, heads=2, residual_scale=0.5, residual="per_layer"),  # type: ignore[arg-type]
+        id=f"{projector}-{fusion}-{len(layers)} layers",
+    )
+    for projector, fusion, layers in product(PROJECTORS, FUSIONS, LAYERS)
+]
 
 
-def _adapter() -> Adapter:
+def _adapter(projector: ProjectorConfig | None = None, fusion: FusionConfig | None = None) -> Adapter:
     torch.manual_seed(0)
-    fusion = FusionConfig(heads=2, residual_scale=0.5)
-    return Adapter(ProjectorConfig(tokens=4), fusion, token_dim=6, embedding_rms=0.5, embedding_mean=torch.arange(8.0))
+    return Adapter(
+        projector or ProjectorConfig(tokens=4),
+        fusion or FusionConfig(heads=2, residual_scale=0.5),
+        token_dim=6,
+        embedding_rms=0.5,
+        embedding_mean=torch.arange(8.0),
+    )
+
+
+def _trained(projector: ProjectorConfig, fusion: FusionConfig) -> Adapter:
+    """Return an adapter that has left its initial values, with one token of an adaptive projector closed."""
+    adapter = _adapter(projector, fusion)
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
+        if isinstance(adapter.projector, AdaptiveProjector):
+            adapter.projector.openness[1] = -5.0
+    return adapter
 
 
 def _features(present: list[bool]) -> AudioFeatures:
     there = torch.tensor(present)
     tokens = torch.randn(len(present), 5, 6) * there[:, None, None]
     return AudioFeatures(tokens, there[:, None].expand(-1, 5), there, torch.zeros(len(present), 3))
+
+
+def _everywhere(hidden: torch.Tensor) -> torch.Tensor:
+    return torch.ones(hidden.shape[:2], dtype=torch.bool)
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
@@ -65,11 +108,268 @@ def test_autocast_does_not_lower_the_adapters_precision() -> None:
         assert torch.equal(adapter(hidden, audio, 1.0, hears), expected)
 
 
-def test_only_the_attention_projections_are_frozen() -> None:
-    frozen = {name for name, parameter in _adapter().named_parameters() if not parameter.requires_grad}
-    assert frozen == {
-        "fusion.query.base_layer.weight",
-        "fusion.key.weight",
-        "fusion.value.base_layer.weight",
-        "fusion.output.weight",
+@pytest.mark.parametrize(("projector", "fusion"), GRID)
+def test_nothing_in_an_adapter_is_frozen_but_a_residual_scale_that_is_fixed(
+    projector: ProjectorConfig, fusion: FusionConfig
+) -> None:
+    def frozen(adapter: Adapter) -> set[str]:
+        return {name for name, parameter in adapter.named_parameters() if not parameter.requires_grad}
+
+    scales = {"fusion.0.residual_scale"} if fusion.layers else {"fusion.residual_scale"}
+    assert frozen(_adapter(projector, fusion)) == set()
+    assert frozen(_adapter(projector, replace(fusion, residual="fixed"))) == scales
+
+
+def test_a_saved_adapter_of_any_kind_says_the_same_when_it_is_loaded(tmp_path: Path) -> None:
+    hidden, audio = torch.randn(2, 3, 8), _features([True, True])
+    for number, param in enumerate(GRID):
+        projector, fusion = param.values
+        adapter, folder = _trained(projector, fusion), tmp_path / str(number)  # type: ignore[arg-type]
+        config = ModelConfig(projector=projector, fusion=fusion)  # type: ignore[arg-type]
+        save_adapter(folder, adapter, config, Fit("a", 8, 0.5, "b", 6))
+        found, _, weights = read_adapter(folder)
+        assert found == config
+        torch.manual_seed(99)  # another draw, were something not loaded
+        other = Adapter(found.projector, found.fusion, 6, 0.5, torch.zeros(8))
+        load_weights(other, weights)
+        for place in range(adapter.places):
+            expected, loaded = (each(hidden, audio, 1.0, _everywhere(hidden), place=place) for each in (adapter, other))
+            assert torch.equal(_bits(loaded), _bits(expected))
+
+
+@pytest.mark.parametrize(("projector", "fusion"), GRID)
+def test_every_trainable_parameter_learns_within_two_steps(projector: ProjectorConfig, fusion: FusionConfig) -> None:
+    adapter, audio, hidden = _adapter(projector, fusion), _features([True, True, False]), torch.randn(3, 5, 8)
+    optimizer = torch.optim.SGD([p for p in adapter.parameters() if p.requires_grad], lr=0.5)
+    target = torch.randn(3, 5, 8)
+    for _ in range(2):
+        optimizer.zero_grad()
+        fused = hidden
+        for place in range(adapter.places):
+            fused = adapter(fused, audio, 0.7, _everywhere(hidden), place=place)
+        (fused - target).square().sum().backward()
+        optimizer.step()
+    deaf = {
+        name
+        for name, parameter in adapter.named_parameters()
+        if parameter.requires_grad and (parameter.grad is None or not parameter.grad.any())
     }
+    assert deaf == set()
+    assert all(parameter.grad is None for parameter in adapter.parameters() if not parameter.requires_grad)
+
+
+@pytest.mark.parametrize(("projector", "fusion"), GRID)
+def test_deaf_rows_and_positions_of_any_kind_keep_their_bits(projector: ProjectorConfig, fusion: FusionConfig) -> None:
+    adapter = _trained(projector, fusion)
+    for dtype, place in product((torch.float32, torch.bfloat16), range(adapter.places)):
+        hidden = torch.randn(2, 3, 8).to(dtype)
+        hidden[1, 0], hidden[0, 2, :4], hidden[0, 2, 4:], hidden[1, 1] = -0.0, -0.0, torch.nan, torch.inf
+        hears = torch.tensor([[True, True, False], [True, False, True]])
+        fused = adapter(hidden, _features([True, False]), 0.5, hears, place=place)
+        assert fused.dtype == dtype
+        assert torch.equal(_bits(fused[1]), _bits(hidden[1]))
+        assert torch.equal(_bits(fused[0, 2]), _bits(hidden[0, 2]))
+        assert bool((fused[0, :2] != hidden[0, :2]).any(-1).all())
+
+
+@pytest.mark.parametrize(("projector", "fusion"), GRID)
+def test_neither_silence_nor_what_stands_at_deaf_positions_makes_a_gradient_nan(
+    projector: ProjectorConfig, fusion: FusionConfig
+) -> None:
+    adapter, audio = _trained(projector, fusion), _features([True, False])
+    silent = replace(audio, tokens=torch.zeros_like(audio.tokens))
+    hidden = torch.zeros(2, 3, 8)
+    hidden[:, 2] = torch.nan
+    hears = torch.tensor([[True, True, False], [True, True, False]])
+    for place in range(adapter.places):
+        fused = adapter(hidden, silent, 0.5, hears, place=place)
+        assert torch.isfinite(fused[:, :2]).all()
+        fused[:, :2].sum().backward()
+    assert all(p.grad is None or bool(torch.isfinite(p.grad).all()) for p in adapter.parameters())
+
+
+@pytest.mark.parametrize(("projector", "fusion"), GRID)
+def test_a_prompt_in_chunks_is_fused_as_a_whole_one_unless_its_gate_needs_all_of_it(
+    projector: ProjectorConfig, fusion: FusionConfig
+) -> None:
+    adapter, audio, hidden = _trained(projector, fusion), _features([True, True]), torch.randn(2, 6, 8)
+    assert adapter.needs_whole_prompt == (fusion.kind == "gated")
+    for place in range(adapter.places):
+        whole = adapter(hidden, audio, 1.0, _everywhere(hidden), place=place)
+        parts = [adapter(part, audio, 1.0, _everywhere(part), place=place) for part in hidden.split((1, 3, 2), 1)]
+        assert torch.allclose(torch.cat(parts, 1), whole, atol=1e-5) == (not adapter.needs_whole_prompt)
+
+
+@pytest.mark.parametrize(("projector", "fusion"), GRID)
+def test_positions_that_do_not_hear_have_no_say_in_those_that_do(
+    projector: ProjectorConfig, fusion: FusionConfig
+) -> None:
+    adapter, audio, hidden = _trained(projector, fusion), _features([True]), torch.randn(1, 4, 8)
+    hears = torch.tensor([[False, True, True, False]])
+    other = torch.where(hears[..., None], hidden, torch.randn(1, 4, 8))
+    for place in range(adapter.places):
+        first, second = (adapter(each, audio, 1.0, hears, place=place) for each in (hidden, other))
+        assert torch.equal(first[:, 1:3], second[:, 1:3])
+
+
+@pytest.mark.parametrize(("projector", "fusion"), GRID)
+def test_tokens_made_before_say_what_tokens_made_now_say(projector: ProjectorConfig, fusion: FusionConfig) -> None:
+    adapter, audio, hidden = _trained(projector, fusion), _features([True, True]), torch.randn(2, 3, 8)
+    made = replace(audio, spoken=adapter.spoken(audio))
+    now, before = (adapter(hidden, each, 1.0, _everywhere(hidden)) for each in (audio, made))
+    torch.testing.assert_close(before, now, rtol=1e-6, atol=1e-6)
+    assert adapter.used_tokens(made).tolist() == adapter.used_tokens(audio).tolist()
+
+
+def test_a_budget_buys_the_first_tokens_of_kinds_that_have_an_order() -> None:
+    audio, hidden = _features([True, True]), torch.randn(2, 3, 8)
+    for kind in ("mlp", "resampler"):
+        adapter = _adapter(ProjectorConfig(kind=kind))
+        every = adapter.spoken(audio)
+        made = replace(audio, spoken=every)
+        torch.testing.assert_close(adapter.spoken(audio, 4), every[:, :4], rtol=1e-5, atol=1e-6)
+        few, same = (adapter(hidden, each, 1.0, _everywhere(hidden), 4) for each in (audio, made))
+        torch.testing.assert_close(few, same, rtol=1e-5, atol=1e-6)
+        assert not torch.equal(few, adapter(hidden, audio, 1.0, _everywhere(hidden)))
+        assert adapter.used_tokens(audio, 4).tolist() == [4, 4]
+
+
+def test_a_budget_for_an_adaptive_projector_is_refused() -> None:
+    adapter, audio = _adapter(ProjectorConfig(kind="adaptive")), _features([True])
+    for each in (audio, replace(audio, spoken=adapter.spoken(audio))):
+        with pytest.raises(
+            ConfigError, match="the adaptive projector chooses the number of tokens of each clip; leave"
+        ):
+            adapter(torch.randn(1, 3, 8), each, 1.0, torch.ones(1, 3, dtype=torch.bool), 4)
+
+
+def test_closed_tokens_are_not_attended_to_and_not_counted() -> None:
+    adapter, audio, hidden = (
+        _adapter(ProjectorConfig(kind="adaptive")),
+        _features([True, True, False]),
+        torch.randn(3, 2, 8),
+    )
+    assert isinstance(adapter.projector, AdaptiveProjector)
+    adapter.projector.openness.data = torch.tensor([3.0, -3.0, 2.0, -2.0, 0.0, 1.0, 1.0, 1.0])
+    _, mask = adapter.tokens(audio)
+    assert mask[0].tolist() == [True, True, False, True, False, False, True, True, True, True]
+    assert adapter.used_tokens(audio).tolist() == [5, 5, 0]
+    fused = adapter(hidden, audio, 1.0, _everywhere(hidden))
+    with torch.no_grad():
+        for values in (adapter.projector.mlp.queries, adapter.projector.mlp.codes):
+            values[[1, 3, 4]] = 99.0
+    torch.testing.assert_close(adapter(hidden, audio, 1.0, _everywhere(hidden)), fused)
+
+
+def test_the_expected_number_of_tokens_is_the_sum_of_the_soft_gates_and_can_be_trained() -> None:
+    adapter, audio = _adapter(ProjectorConfig(kind="adaptive", tokens=3)), _features([True, False])
+    assert isinstance(adapter.projector, AdaptiveProjector)
+    adapter.projector.openness.data = torch.tensor([0.0, 2.0, -30.0])
+    expected = adapter.expected_tokens(audio)
+    assert expected.tolist() == pytest.approx([0.5 + 0.880797, 0.0])
+    expected.sum().backward()
+    assert adapter.projector.openness.grad is not None
+    assert adapter.projector.openness.grad.tolist() == pytest.approx([0.25, 0.104994, 0.0], abs=1e-5)
+    assert adapter.projector.gate.grad is not None
+    assert adapter.projector.gate.grad.any()
+    assert _adapter().expected_tokens(audio).tolist() == [4.0, 0.0]
+
+
+def test_a_sparsity_term_closes_all_tokens_and_a_task_that_needs_them_opens_them_again() -> None:
+    adapter = _adapter(ProjectorConfig(kind="adaptive", tokens=16))
+    audio, hidden = _features([True] * 4), torch.randn(4, 3, 8)
+    adapter.markers.data.zero_()
+    target = adapter(hidden, audio, 1.0, _everywhere(hidden)).detach()  # with every token open
+    assert isinstance(adapter.projector, AdaptiveProjector)
+    optimizer = torch.optim.Adam([adapter.projector.gate, adapter.projector.openness], lr=0.1)
+
+    def steps(sparsity: float, task: float) -> int:
+        for _ in range(150):
+            optimizer.zero_grad()
+            error = (adapter(hidden, audio, 1.0, _everywhere(hidden)) - target).square().sum()
+            (sparsity * adapter.expected_tokens(audio).sum() + task * error).backward()
+            optimizer.step()
+        return int(adapter.used_tokens(audio).sum())
+
+    assert steps(sparsity=1.0, task=0.0) == 0
+    assert steps(sparsity=0.0, task=1.0) > 10
+
+
+def test_tokens_in_the_bases_own_sequence_train_the_gates_too() -> None:
+    adapter, audio = _adapter(ProjectorConfig(kind="adaptive", tokens=4)), _features([True])
+    tokens, mask = adapter.tokens(audio)
+    assert torch.equal(tokens[:, 1:-1], adapter.spoken(audio))
+    (tokens * mask[..., None]).square().sum().backward()
+    assert isinstance(adapter.projector, AdaptiveProjector)
+    assert adapter.projector.openness.grad is not None
+    assert adapter.projector.openness.grad.gt(0).all()
+
+
+@pytest.mark.parametrize(
+    ("residual", "names"),
+    [
+        ("fixed", set()),
+        ("learned", {"fusion.0.residual_scale"}),
+        ("per_layer", {"fusion.0.residual_scale", "fusion.1.residual_scale", "fusion.2.residual_scale"}),
+    ],
+)
+def test_the_residual_scale_is_fixed_or_shared_or_each_layers_own(residual: Any, names: set[str]) -> None:
+    adapter = _adapter(fusion=FusionConfig(heads=2, layers=(0, 2, 5), residual=residual, residual_scale=0.5))
+    trained = {name for name, p in adapter.named_parameters() if p.requires_grad and name.endswith("residual_scale")}
+    assert trained == names
+    hidden, audio = torch.randn(1, 3, 8), _features([True])
+    before: list[torch.Tensor] = []
+    after: list[torch.Tensor] = []
+    for results in (before, after):
+        with torch.no_grad():
+            results += [adapter(hidden, audio, 1.0, _everywhere(hidden), place=place) - hidden for place in range(3)]
+            adapter.get_parameter("fusion.0.residual_scale").mul_(2)
+    factors = [2, 1, 1] if residual == "per_layer" else [2, 2, 2]
+    for factor, first, second in zip(factors, before, after, strict=True):
+        torch.testing.assert_close(second, factor * first, rtol=1e-4, atol=1e-5)
+
+
+def test_a_single_place_has_one_residual_scale_trained_or_not() -> None:
+    for residual, trained in (("fixed", False), ("learned", True), ("per_layer", True)):
+        adapter = _adapter(fusion=FusionConfig(heads=2, residual=residual))  # type: ignore[arg-type]
+        assert adapter.get_parameter("fusion.residual_scale").requires_grad == trained
+
+
+def test_places_have_fusion_modules_of_their_own() -> None:
+    adapter = _trained(ProjectorConfig(tokens=4), FusionConfig(heads=2, layers=(0, 4)))
+    hidden, audio = torch.randn(1, 3, 8), _features([True])
+    first, second = (adapter(hidden, audio, 1.0, _everywhere(hidden), place=place) for place in (0, 1))
+    assert adapter.places == 2
+    assert not torch.allclose(first, second)
+
+
+def test_embeddings_are_measured_in_the_bases_unit_and_deeper_states_in_their_own() -> None:
+    audio, hidden = _features([True]), torch.randn(1, 3, 8)
+    one = _adapter(fusion=FusionConfig(heads=2, residual_scale=0.5))
+    many = _adapter(fusion=FusionConfig(heads=2, residual_scale=0.5, layers=(3,)))
+    embedded, states = (each(hidden, audio, 1.0, _everywhere(hidden)) - hidden for each in (one, many))
+    # The same projections on the same normed query: the residuals differ by their units alone.
+    torch.testing.assert_close(states, embedded / 0.5 * hidden.square().mean(-1, keepdim=True).sqrt())
+    louder = many(1000 * hidden, audio, 1.0, _everywhere(hidden)) - 1000 * hidden
+    torch.testing.assert_close(louder, 1000 * states, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize(("projector", "fusion"), GRID)
+def test_parameters_are_counted_without_being_made(projector: ProjectorConfig, fusion: FusionConfig) -> None:
+    counts = parameter_counts(projector, fusion, token_dim=6, width=8)
+    adapter = _adapter(projector, fusion)
+    assert sum(part.trainable for part in counts.values()) == sum(
+        parameter.numel() for parameter in adapter.parameters() if parameter.requires_grad
+    )
+    assert sum(part.frozen for part in counts.values()) == sum(
+        parameter.numel() for parameter in adapter.parameters() if not parameter.requires_grad
+    )
+
+
+def test_parameters_of_a_large_adapter_by_hand() -> None:
+    counts = parameter_counts(ProjectorConfig(), FusionConfig(), token_dim=768, width=4096)
+    projector = 2 * 768 + 8 * 768 + (768 + 1) * 4096 + 8 * 4096 + (4096 + 1) * 4096
+    assert (counts["projector"].trainable, counts["projector"].frozen) == (projector, 0)
+    # Four LoRA matrices of rank 8, the norm, the residual scale.
+    assert (counts["fusion"].trainable, counts["fusion"].frozen) == (4 * 8 * 4096 + 2 * 4096 + 1, 0)
+    assert counts["markers"].trainable == 2 * 4096

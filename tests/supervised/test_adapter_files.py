@@ -58,17 +58,32 @@ def test_a_saved_model_answers_bit_for_bit_as_before(
     assert torch.equal(found.view(torch.int32), expected.view(torch.int32))
 
 
-def test_the_folder_holds_the_adapter_only(saved: Path) -> None:
-    assert {path.name for path in saved.iterdir()} == {INDEX, _weights(saved).name}
+def test_the_folder_holds_the_adapter_and_its_card_only(saved: Path) -> None:
+    assert {path.name for path in saved.iterdir()} == {INDEX, _weights(saved).name, "README.md"}
     assert not any("language_model" in name for name in load_file(_weights(saved)))
 
 
 def test_the_description_names_base_and_encoder(tiny_model: SafeModel, saved: Path) -> None:
     index = json.loads((saved / INDEX).read_text())
-    assert (index["format"], index["version"]) == ("safe-rl-adapter", 1)
+    assert (index["format"], index["version"]) == ("safe-rl-adapter", 2)
     assert index["config"]["base"] == tiny_model.config.base
     assert index["fit"]["hidden_size"] == 32
-    assert set(index["fit"]) == {"base_sha256", "hidden_size", "embedding_rms", "encoder_sha256", "token_dim"}
+    names = {"base_sha256", "hidden_size", "embedding_rms", "encoder_sha256", "token_dim", "token_parts"}
+    assert set(index["fit"]) == names
+    assert index["fit"]["token_parts"] == [[64, 16]]
+
+
+@pytest.mark.parametrize("parts", [[[64]], [["x", 16]], "no", 7])
+def test_a_description_with_other_token_parts_is_refused(saved: Path, parts: object) -> None:
+    _edit(saved, lambda index: index["fit"].update(token_parts=parts))
+    with pytest.raises(CheckpointError, match=r"is not an adapter's description \([^\n]*\); train the adapter again"):
+        SafeModel.from_pretrained(saved)
+
+
+def test_token_parts_of_another_encoder_are_refused_before_weights_are_made(saved: Path) -> None:
+    _edit(saved, lambda index: index["fit"].update(token_parts=[[64, 16], [10**6, 10**6]]))
+    with pytest.raises(ModelError, match="give the encoder it was trained on"):
+        SafeModel.from_pretrained(saved)
 
 
 def test_saving_again_replaces_the_weights(tiny_config: ModelConfig, tmp_path: Path) -> None:
@@ -143,8 +158,12 @@ def test_weights_that_do_not_fit_are_refused(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda i: i.update(version=2), r"is 'safe-rl-adapter' version 2; this program reads"),
-        (lambda i: i.update(format="other"), r"is 'other' version 1"),
+        (
+            lambda i: i.update(version=1),
+            r"is 'safe-rl-adapter' version 1; this program reads .* version 2; train the ad",
+        ),
+        (lambda i: i.update(format="other"), r"is 'other' version 2"),
+        (lambda i: i["fit"].pop("token_parts"), r"is not an adapter's description \('token_parts'\)"),
         (lambda i: i.pop("fit"), r"is not an adapter's description \('fit'\)"),
         (lambda i: i["fit"].update(more=1), r"is not an adapter's description .*'more'"),
         (lambda i: i["config"].update(colour="red"), r"is not an adapter's description .*'colour'"),

@@ -3,7 +3,11 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,11 +17,18 @@ from supervised.base import (
     embedding_mean,
     embedding_rms,
     embedding_width,
+    generator,
+    has_encoder,
+    keeps_state,
+    language_model,
     load_base,
     locate,
+    one_at_a_time,
+    refuse_compiled,
     resolve_stack,
     weights_sha256,
 )
+from supervised.config import ModelConfig
 from supervised.errors import ModelError
 
 
@@ -34,12 +45,124 @@ def test_stack_is_the_language_model_without_its_head(tiny_base_dir: Path) -> No
     assert embedding_width(model) == 32
 
 
-def test_a_model_without_a_text_stack_below_its_head_is_refused() -> None:
+def test_stack_of_an_encoder_decoder_is_its_encoder() -> None:
     from transformers import T5Config, T5ForConditionalGeneration
 
     tiny = T5Config(d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, vocab_size=16)
-    with pytest.raises(ModelError, match="encoder-decoder language model; give one with a decoder only"):
-        resolve_stack(T5ForConditionalGeneration(tiny))
+    model = T5ForConditionalGeneration(tiny)
+    assert has_encoder(model)
+    assert resolve_stack(model) is model.encoder
+
+
+def test_stack_is_found_below_a_language_model_with_a_head_and_that_one_generates() -> None:
+    model = _blip2()
+    assert not has_encoder(model)
+    assert resolve_stack(model) is model.language_model.model.decoder
+    assert language_model(model) is model.language_model
+    assert generator(model) is model.language_model
+
+
+def test_a_model_without_a_text_stack_is_refused() -> None:
+    from transformers import ViTConfig, ViTModel
+
+    model = ViTModel(ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8))
+    with pytest.raises(ModelError, match=r"base ViTModel shows no text stack .*; give e\.g\. a LLaVA"):
+        resolve_stack(model)
+
+
+def _blip2() -> Any:
+    from transformers import Blip2Config, Blip2ForConditionalGeneration, OPTConfig
+
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    text = OPTConfig(vocab_size=40, hidden_size=32, ffn_dim=32, num_hidden_layers=1, num_attention_heads=2)
+    text.word_embed_proj_dim = 32
+    config = Blip2Config(
+        vision_config={**small, "image_size": 16, "patch_size": 8},
+        qformer_config={**small, "encoder_hidden_size": 16, "vocab_size": 40},
+        text_config=text.to_dict(),
+        num_query_tokens=2,
+    )
+    return Blip2ForConditionalGeneration(config)
+
+
+def _compile_whole(model: Any) -> Any:
+    return torch.compile(model, backend="eager")
+
+
+def _compile_in_place(model: Any) -> Any:
+    model.compile(backend="eager")
+    return model
+
+
+def _compile_the_stack(model: Any) -> Any:
+    resolve_stack(model).compile(backend="eager")
+    return model
+
+
+def _compile_the_forward(model: Any) -> Any:
+    model.forward = torch.compile(model.forward, backend="eager")
+    return model
+
+
+def _compile_a_layer(model: Any) -> Any:
+    layers = resolve_stack(model).layers
+    layers[0] = torch.compile(layers[0], backend="eager")
+    return model
+
+
+@pytest.mark.parametrize(
+    "compiled", [_compile_whole, _compile_in_place, _compile_the_stack, _compile_the_forward, _compile_a_layer]
+)
+def test_a_compiled_base_is_refused(tiny_base_dir: Path, compiled: Callable[[Any], Any]) -> None:
+    model, _ = load_base(tiny_base_dir)
+    refuse_compiled(model)
+    with pytest.raises(ModelError, match=r"was compiled with torch\.compile, .*; give the model as it was loaded"):
+        refuse_compiled(compiled(model))
+
+
+def test_a_base_compiled_after_attaching_is_refused_with_and_without_audio(tiny_config: ModelConfig) -> None:
+    from supervised.safe_model import SafeModel
+
+    model = SafeModel.attach(tiny_config)
+    inputs = {"input_ids": torch.tensor([[7, 8, 9]])}
+    model.forward(inputs)
+    model.base.compile(backend="eager")
+    for call in (model.forward, model.generate):
+        with pytest.raises(ModelError, match="was compiled"):
+            call(inputs)
+
+
+def test_calls_of_a_base_with_state_wait_for_each_other_and_others_do_not() -> None:
+    def most_at_once(module: nn.Module) -> int:
+        together, most = 0, 0
+        counting = threading.Lock()
+        start = threading.Barrier(3)
+
+        def call() -> None:
+            nonlocal together, most
+            start.wait()
+            with one_at_a_time(module):
+                with counting:
+                    together += 1
+                    most = max(most, together)
+                time.sleep(0.05)
+                with counting:
+                    together -= 1
+
+        threads = [threading.Thread(target=call) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return most
+
+    stateful = nn.Linear(1, 1)
+    stateful.rope_deltas = None
+    assert keeps_state(stateful)
+    assert most_at_once(stateful) == 1
+    assert most_at_once(nn.Linear(1, 1)) == 3
+    with one_at_a_time(stateful), one_at_a_time(stateful):  # a thread does not wait for itself
+        pass
 
 
 def test_hash_of_weights_sees_a_single_bit_and_survives_reloading(tiny_base_dir: Path) -> None:
@@ -118,10 +241,17 @@ def test_a_folder_that_holds_no_vision_language_model_is_refused(tmp_path: Path)
         load_base(tmp_path)
 
 
-def test_a_base_without_chat_template_is_refused(tiny_base_dir: Path, tmp_path: Path) -> None:
+def test_a_base_without_chat_template_is_loaded(tiny_base_dir: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_base_dir, tmp_path / "base")
     (tmp_path / "base" / "chat_template.jinja").unlink()
-    with pytest.raises(ModelError, match="no tokenizer with a chat template"):
+    assert load_base(tmp_path / "base")[1].chat_template is None
+
+
+def test_a_base_without_a_tokenizer_is_refused(tiny_base_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_base_dir, tmp_path / "base")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "base" / name).unlink()
+    with pytest.raises(ModelError, match=r"^base [^\n]*; give a folder or [^\n]*$"):
         load_base(tmp_path / "base")
 
 

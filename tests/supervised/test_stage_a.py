@@ -16,7 +16,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from supervised import stage_a_data
 from supervised.config import ModelConfig, StageAConfig
 from supervised.data.sample import Sample, Waveform
-from supervised.encoder import AudioFeatures
+from supervised.encoders.features import AudioFeatures
 from supervised.errors import CheckpointError, ConfigError, DataError, ModelError
 from supervised.losses import IGNORED
 from supervised.safe_model import SafeModel
@@ -165,6 +165,7 @@ def test_every_file_that_is_promised_is_there(
     loaded = SafeModel.from_pretrained(result.adapter)
     assert loaded.fingerprint()["adapter"] == model.fingerprint()["adapter"]
     assert traces(tmp_path) == whole[1:]
+    assert f"| validation, drop | {result.drop:.6g} |" in (result.adapter / "README.md").read_text(encoding="utf-8")
 
 
 # The base's calls: 1 its logits, 2 and 3 its answers; steps 4 to 6, 9 to 11 and 14; evaluations 7 and 8, 12 and 13,
@@ -374,7 +375,7 @@ def test_every_trained_parameter_stands_in_one_group_and_only_matrices_decay(att
     assert named["fusion.residual_scale"] == (2.0, 0.0)
     assert named["projector.expand.weight"] == (1.0, 0.5)
     assert named["projector.expand.bias"] == (1.0, 0.0)
-    assert named["fusion.query.lora_A.default.weight"] == (2.0, 0.5)
+    assert named["fusion.query.down.weight"] == (2.0, 0.5)
 
 
 def test_the_gate_is_never_zero_and_the_rates_rise_then_fall() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from supervised.data import media
+from supervised.data import limits
 from supervised.data.media import check_media, read_image, read_waveform
 from supervised.data.sample import Sample, Waveform
 from supervised.errors import DataError
@@ -85,7 +85,7 @@ def test_a_clip_with_a_lying_header_is_refused_before_it_is_read(
 ) -> None:
     soundfile.write(tmp_path / "long.wav", tone(8_000), 8_000)
     soundfile.write(tmp_path / "wide.wav", np.ones((10, 17)), 8_000)
-    monkeypatch.setattr(media, "MAX_SECONDS", 0.25)
+    monkeypatch.setattr(limits, "MAX_SECONDS", 0.25)
     with pytest.raises(DataError, match=r"long\.wav lasts 0 s; allowed: up to 0 s; cut it into clips"):
         read_waveform(tmp_path / "long.wav", 8_000)
     with pytest.raises(DataError, match=r"wide\.wav has 17 channels; allowed: 1 to 16; mix it down"):
@@ -159,7 +159,7 @@ def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_picture_above_our_own_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(media, "MAX_PIXELS", 90)
+    monkeypatch.setattr(limits, "MAX_PIXELS", 90)
     with pytest.raises(DataError, match=r"picture in memory has 8 x 12 pixels; allowed: 1 to 90 in all; resize it"):
         read_image(picture())
 

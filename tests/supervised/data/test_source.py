@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from supervised.config import DataConfig
+from supervised.data import source
+from supervised.data.manifest import read_manifest
 from supervised.data.source import open_split
 from supervised.errors import ConfigError, DataError
 
@@ -43,3 +45,22 @@ def test_without_a_manifest_soundscenes_is_generated() -> None:
     samples = open_split(DataConfig(adapter=4), "adapter")
     assert len(samples) == 4
     assert [samples[i].split for i in range(4)] == ["adapter"] * 4
+
+
+def test_a_manifest_is_read_once_for_all_its_splits_and_again_when_it_changed(
+    manifest: DataConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    monkeypatch.setattr(source, "read_manifest", lambda path: opened.append(path) or read_manifest(path))
+    open_split(manifest, "train")
+    open_split(manifest, "test")
+    assert len(opened) == 1
+    with open(str(manifest.manifest), "a") as file:
+        file.write("\n" + json.dumps({"id": "q3", "question": "?", "answers": ["a"]}))
+    assert [sample.id for sample in open_split(manifest, "train")] == ["q0", "q2", "q3"]
+    assert len(opened) == 2
+
+
+def test_a_manifest_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none\.jsonl does not exist"):
+        open_split(DataConfig(manifest=str(tmp_path / "none.jsonl")), "train")

@@ -1,0 +1,1 @@
+"""Importers: from a dataset's own published files to samples and a manifest, one module per dataset."""

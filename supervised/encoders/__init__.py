@@ -1,0 +1,1 @@
+"""Frozen audio encoders: clips in, tokens and one embedding per clip out."""

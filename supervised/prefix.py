@@ -1,0 +1,101 @@
+"""The key-value cache of a prompt's picture, kept from the plain pass for the pass with audio.
+
+In: what `generate` returned for plain prompts. Out: the keys and values of every column up to the last token of a
+picture, from which a pass with audio goes on with the question alone. That is right only where positions before the
+question can neither hear nor see what comes after them: with `fusion.scope` suffix (or inserted tokens) and a causal
+text stack. Numbers differ from those of a whole pass in the last bits (1e-7 in float32), because shorter matrices are
+multiplied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from supervised.errors import ModelError
+from supervised.layout import Layout
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Keys and values of prompts (B, L) up to the last token of a picture in each row."""
+
+    ids: Tensor
+    """int64 (B, L): the prompts."""
+    begins: Tensor
+    """int64 (B,): the first column of each prompt, after its padding."""
+    ends: Tensor
+    """int64 (B,): the first column of each question, after the picture."""
+    layers: tuple[tuple[Tensor, Tensor], ...]
+    """Keys and values (B, H, E, d) of every layer, E = largest of `ends`."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def even(self) -> bool:
+        """Return whether all rows have their question in the same column, as rows of one prompt length have."""
+        return bool((self.ends == self.ends[0]).all())
+
+    def cache(self, layout: Layout | None, columns: int) -> Any:
+        """Return a new cache of the first `columns` columns of the prompts, or of `layout`.
+
+        Growing makes new tensors, so that one prefix serves several calls without copies.
+        """
+        from transformers import DynamicCache
+
+        if layout is None:
+            return DynamicCache([(key[:, :, :columns], value[:, :, :columns]) for key, value in self.layers])
+        source = layout.source[:, :columns].clamp(min=0)[:, None, :, None]  # (B, 1, P, 1)
+        return DynamicCache(
+            [
+                (
+                    key.gather(2, source.expand(-1, key.shape[1], -1, key.shape[3])),
+                    value.gather(2, source.expand(-1, value.shape[1], -1, value.shape[3])),
+                )
+                for key, value in self.layers
+            ]
+        )
+
+
+def keep_prefix(inputs: Mapping[str, Any], output: Any, ends: Tensor) -> Prefix | None:
+    """Return the part of a plain `output` of `generate` that a pass with audio can use; None: no row has a picture.
+
+    Args:
+        inputs: what `generate` was given.
+        output: what it returned, without audio.
+        ends: from `Pictures.ends`.
+
+    Raises:
+        ModelError: the output has no cache, or is of other inputs or of a pass with inserted tokens.
+    """
+    ids = inputs["input_ids"]  # (B, L)
+    cache = getattr(output, "past_key_values", None)
+    if cache is None:
+        raise ModelError("the output has no key-value cache to keep; generate it with use_cache=True.")
+    if cache.get_seq_length() != output.sequences.shape[1] - 1 or not torch.equal(
+        output.sequences[:, : ids.shape[1]], ids
+    ):
+        raise ModelError("the output does not belong to these inputs without audio; give those it was generated from.")
+    columns = int(ends.max())
+    if columns == 0:
+        return None
+    attended = inputs.get("attention_mask")
+    begins = torch.zeros_like(ends) if attended is None else attended.int().argmax(1).to(ends)
+    ends = torch.where(ends > 0, ends, begins)  # without a picture the question begins at once
+    layers = []
+    for layer in cache.layers:
+        beams = len(layer.keys) // len(ids)  # they share their prompt
+        layers.append((layer.keys[::beams, :, :columns], layer.values[::beams, :, :columns]))
+    return Prefix(ids, begins, ends, tuple(layers))
+
+
+def forget_positions(base: Any) -> None:
+    """Let a base that keeps the offset of its positions on its modules (Qwen) compute it anew from the next inputs."""
+    for module in base.modules():
+        if hasattr(module, "rope_deltas"):
+            module.rope_deltas = None
