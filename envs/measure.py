@@ -74,6 +74,7 @@ def gate_zero_is_exact(model: SafeModel, samples: Sequence[Sample], config: Outc
         plain = model.base.generate(
             **inputs,
             do_sample=False,
+            num_beams=1,  # as `SafeModel.generate`, whatever the base's own settings say
             max_new_tokens=config.max_new_tokens,
             return_dict_in_generate=True,
             output_logits=True,

@@ -6,11 +6,13 @@ python -m safe_rl.train_bridge --language_model path/to/llama --data.manifest ca
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 from safe_rl.command import run
 from safe_rl.config import BridgeRun
+from supervised.errors import ConfigError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,7 +27,7 @@ def train_bridge(config: BridgeRun) -> None:
     from safe_rl.determinism import prepare
     from safe_rl.run_folder import RunFolder
     from supervised import bridge
-    from supervised.assemble import assemble_llava
+    from supervised.assemble import ORIGIN, assemble_llava
     from supervised.data.source import open_split
 
     prepare(config.bridge.seed, config.threads)
@@ -42,6 +44,12 @@ def train_bridge(config: BridgeRun) -> None:
                 config.bridge.seed,
                 config.language_revision,
                 config.vision_revision,
+            )
+        made = json.loads((assembled / ORIGIN).read_text(encoding="utf-8"))
+        if any(made[name] != getattr(config, name) for name in ("language_model", "vision_model")):
+            raise ConfigError(
+                f"{assembled} was joined of {made['language_model']} and {made['vision_model']}, not of those given; "
+                "give another --run_dir, or delete it."
             )
         base = bridge.train_bridge(
             assembled,

@@ -74,6 +74,7 @@ def train_bridge(
         raise ModelError(f"base {str(assembled)!r} has no multi_modal_projector; give a folder of assemble_llava.")
     model.to(device)
     projector.float().requires_grad_(True)  # moments and small steps would vanish in half precision
+    cast = projector.register_forward_pre_hook(lambda _, args: tuple(states.float() for states in args))
     seen = [index for index in range(len(samples)) if samples[index].image is not None]
     if not seen:
         raise DataError("no sample has a picture, so nothing can be learned about pictures; give such samples.")
@@ -90,6 +91,7 @@ def train_bridge(
         steps.set_postfix(loss=f"{loss.item():.3f}")
         if state.step % config.checkpoint_every == 0 or state.step == config.steps:
             save_checkpoint(out_dir, state, identity, projector, optimizer, {}, random_states())
+    cast.remove()
     return _write(model, projector, processor, Path(assembled), out_dir)
 
 

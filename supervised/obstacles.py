@@ -7,12 +7,14 @@ configurations, one by trying.
 from __future__ import annotations
 
 import inspect
+import threading
 from typing import Any
 
 import torch
 
 from supervised.base import LOAD_ERRORS, has_encoder, keeps_state, one_at_a_time, resolve_stack
 from supervised.config import FusionConfig
+from supervised.injection import HOOK_LOCK
 
 _GAP = [1, 1, 0, 1, 1]
 
@@ -53,16 +55,22 @@ def counts_attended(base: Any) -> bool:
     word = next(token for token in range(3, 6) if token != picture)
     mask = torch.tensor([_GAP], device=stack.device)
     seen: list[Any] = []
-    handle = stack.register_forward_pre_hook(
-        lambda _, __, kwargs: seen.append(kwargs.get("position_ids")), with_kwargs=True
-    )
+    thread = threading.get_ident()  # others may be calling the base meanwhile
+
+    def note(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+        if kwargs is not None and threading.get_ident() == thread:
+            seen.append(kwargs.get("position_ids"))
+
+    with HOOK_LOCK:
+        handle = stack.register_forward_pre_hook(note, with_kwargs=True)
     try:
         with one_at_a_time(base):
             base.generate(input_ids=torch.full_like(mask, word), attention_mask=mask, max_new_tokens=1, do_sample=False)
     except LOAD_ERRORS:
         return False
     finally:
-        handle.remove()
+        with HOOK_LOCK:
+            handle.remove()
     if not seen or seen[0] is None:
         return False
     steps = seen[0][..., mask[0].bool()].diff(dim=-1)

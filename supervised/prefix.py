@@ -77,7 +77,9 @@ def keep_prefix(inputs: Mapping[str, Any], output: Any, ends: Tensor) -> Prefix 
     cache = getattr(output, "past_key_values", None)
     if cache is None:
         raise ModelError("the output has no key-value cache to keep; generate it with use_cache=True.")
-    if cache.get_seq_length() != output.sequences.shape[1] - 1 or not torch.equal(
+    # Beams may have gone on longer than the best of them is; logits tell the steps.
+    steps = len(output.get("logits") or ()) or output.sequences.shape[1] - ids.shape[1]
+    if cache.get_seq_length() != ids.shape[1] + steps - 1 or not torch.equal(
         output.sequences[:, : ids.shape[1]], ids
     ):
         raise ModelError("the output does not belong to these inputs without audio; give those it was generated from.")

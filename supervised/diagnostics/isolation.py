@@ -63,7 +63,12 @@ def _logits(model: SafeModel, batch: Questions, gate: float | None = None) -> Te
     """Return the logits (B, V) of the first token of the answers; without a `gate`, those of transformers alone."""
     if gate is None:
         output = model.base.generate(
-            **batch.inputs, do_sample=False, max_new_tokens=1, return_dict_in_generate=True, output_logits=True
+            **batch.inputs,
+            do_sample=False,
+            num_beams=1,  # as `SafeModel.generate`, whatever the base's own settings say
+            max_new_tokens=1,
+            return_dict_in_generate=True,
+            output_logits=True,
         )
     else:
         output = model.generate(batch.inputs, batch.audio, gate, max_new_tokens=1)

@@ -79,6 +79,8 @@ class LaionClapEncoder(WindowedEncoder):
         state = read_state(path)
         try:
             branch, projection, settings = _build(state)
+        except ModelError:  # of the package; the checkpoint is not to blame
+            raise
         except LOAD_ERRORS as error:
             raise ModelError(
                 f"encoder '{path}' cannot be loaded ({first_line(error)}); "

@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from envs.config import OutcomesConfig
-from envs.measure import measure
+from envs.measure import gate_zero_is_exact, measure
 from supervised.data.sample import Sample
 from supervised.safe_model import SafeModel
 
@@ -28,3 +30,10 @@ def test_the_encoder_is_timed_though_its_features_are_kept(
     measure(model, many_samples, config)
     hook.remove()
     assert passes >= 2 * config.latency_repeats  # two clips; everything else comes from the folder by now
+
+
+def test_gate_zero_is_exact_though_the_base_searches_with_beams_by_itself(
+    tiny_model: SafeModel, many_samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiny_model.base.generation_config, "num_beams", 3)  # Florence-2's
+    assert gate_zero_is_exact(tiny_model, many_samples[:4], OutcomesConfig(max_new_tokens=2))

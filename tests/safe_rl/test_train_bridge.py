@@ -67,6 +67,8 @@ def test_the_command_makes_a_base_from_two_models_and_goes_on(
     assert main(arguments) == 1
     assert "holds an earlier run (checkpoint-00000004); go on with --resume" in capsys.readouterr().err
     assert main([*arguments, "--resume"]) == 0  # finished: written once more
+    assert main([*arguments, "--language_model", str(vision), "--resume"]) == 2
+    assert f"was joined of {language} and {vision}, not of those given" in capsys.readouterr().err
     assert torch.equal(load_base(tmp_path / "run" / "bridge" / "base")[0].state_dict()[name], after.state_dict()[name])
 
 

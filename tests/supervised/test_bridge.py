@@ -260,6 +260,17 @@ def test_training_teaches_the_projector_to_answer(
     assert losses[1] < 0.7 * losses[0]
 
 
+def test_a_base_in_half_precision_keeps_it(part: Callable[[str], Path], tmp_path: Path, samples: list[Sample]) -> None:
+    assembled = assemble_llava(part("llama"), part("clip"), tmp_path / "base")
+    model, processor = load_base(assembled)
+    model.to(torch.bfloat16).save_pretrained(tmp_path / "half")
+    processor.save_pretrained(tmp_path / "half")
+    trained, _ = load_base(train_bridge(tmp_path / "half", samples, SMALL, tmp_path / "run", progress=False))
+    projector = trained.model.multi_modal_projector.linear_1.weight
+    assert projector.dtype == trained.dtype == torch.bfloat16
+    assert not torch.equal(projector, model.model.multi_modal_projector.linear_1.weight)
+
+
 def test_samples_without_pictures_are_refused(
     part: Callable[[str], Path], samples: list[Sample], tmp_path: Path
 ) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -43,6 +44,23 @@ def test_a_base_that_counts_columns_bears_no_gaps(tiny_model: SafeModel) -> None
     assert not counts_attended(base)
     assert insertion_obstacle(base) == "its positions count padding between tokens"
     assert prefix_obstacle(base, SUFFIX) is None  # rows of one length need no gaps
+
+
+def test_a_call_of_another_thread_does_not_count(tiny_model: SafeModel, tiny_samples: Any) -> None:
+    inputs = tiny_model.inputs(tiny_samples)
+    base, other = tiny_model.base, threading.Thread(target=tiny_model.generate, args=(inputs,))
+
+    def interrupt(*_: Any) -> None:  # the other's prompts reach the stack while the trial's are on their way
+        if not other.ident:
+            other.start()
+            other.join()
+
+    handle = base.register_forward_pre_hook(interrupt)
+    try:
+        assert counts_attended(base)
+    finally:
+        handle.remove()
+    assert other.ident
 
 
 @torch.no_grad()

@@ -130,6 +130,17 @@ def test_beams_go_on_from_a_kept_prefix(model: SafeModel, tiny_samples: list[Sam
         assert torch.equal(found.sequences, expected.sequences)
 
 
+def test_beams_that_went_on_longer_than_the_best_of_them_leave_a_prefix(
+    model: SafeModel, tiny_samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs, _ = _parts(model, tiny_samples[:2])
+    first = model.generate(inputs, max_new_tokens=1).sequences[:, -1].tolist()
+    monkeypatch.setattr(model.base.generation_config, "eos_token_id", first)  # the best beams end at once
+    plain = model.generate(inputs, num_beams=3)
+    assert plain.past_key_values.get_seq_length() > plain.sequences.shape[1] - 1
+    assert model.keep_prefix(inputs, plain) is not None
+
+
 def test_one_prefix_serves_several_calls(model: SafeModel, tiny_samples: list[Sample]) -> None:
     inputs, audio = _parts(model, tiny_samples[:2])
     prefix = _kept(model, inputs)

@@ -37,6 +37,13 @@ def test_without_isolation_rows_and_positions_leak(quiet: SafeModel, batches: li
     assert isolation(quiet, batches).leaks == 0
 
 
+def test_a_base_that_searches_with_beams_by_itself_is_compared_without(
+    quiet: SafeModel, batches: list[Questions], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quiet.base.generation_config, "num_beams", 3)  # Florence-2's
+    assert isolation(quiet, batches).leaks == 0
+
+
 @pytest.mark.parametrize("layers", [(), (0, 1)])
 def test_a_coupling_of_five_moves_five_times_as_far_and_is_taken_back(
     attach: Callable[..., SafeModel], batches: list[Questions], layers: tuple[int, ...]
