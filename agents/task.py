@@ -46,7 +46,12 @@ class Task:
             pairs = zip(model.matrices(everything), rows.matrices(known), strict=True)
             reward, expected = (np.concatenate(pair) for pair in pairs)
             measured = np.concatenate([observations, rows.flat(known)])
-            paid = np.concatenate([cost, expected[len(held_out) :]])
+            # The mean over all these rows is the drop over all their questions, whichever split holds more of a set.
+            shares = len(held_out) * held_out.problem.rates, len(known) * rows.problem.rates  # [K] each
+            pooled = np.maximum(sum(shares), 1) / (len(held_out) + len(known))
+            weights = held_out.problem.rates / pooled, rows.problem.rates / pooled
+            parts = zip((cost, expected[len(held_out) :]), weights, strict=True)
+            paid = np.concatenate([part * weight[:, None].astype(np.float32) for part, weight in parts])
         self.retention = RetentionBuffer(measured, paid, lagrangian.margin)
         self.limits = np.asarray(lagrangian.limits(self.retention.n_constraints))  # [K]
         judged = self.retention

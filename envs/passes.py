@@ -72,9 +72,13 @@ class Passes:
 
     Raises:
         ConfigError: a budget asks for more audio tokens than the adapter makes.
+        ModelError: the base's language model has an encoder.
     """
 
     def __init__(self, model: SafeModel, config: OutcomesConfig, profile: LatencyProfile) -> None:
+        from supervised.base import refuse_encoder
+
+        refuse_encoder(model.base, "An outcome table")
         self.model, self.config, self.profile = model, config, profile
         self.rate: int = model.encoder.rate
         # A router decides before the base pass, so that nothing of that pass can be kept.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from safe_rl.command import run
 from safe_rl.config import BridgeRun
@@ -29,8 +30,10 @@ def train_bridge(config: BridgeRun) -> None:
     from supervised import bridge
     from supervised.assemble import ORIGIN, assemble_llava
     from supervised.data.source import open_split
+    from supervised.parts import find_device
 
     prepare(config.bridge.seed, config.threads)
+    find_device(config.device, "device")  # before the long part
     samples = open_split(config.data, "adapter")
     with RunFolder(config.run_dir) as folder:
         folder.begin(config, "train_bridge", [config.bridge.seed])
@@ -45,12 +48,7 @@ def train_bridge(config: BridgeRun) -> None:
                 config.language_revision,
                 config.vision_revision,
             )
-        made = json.loads((assembled / ORIGIN).read_text(encoding="utf-8"))
-        if any(made[name] != getattr(config, name) for name in ("language_model", "vision_model")):
-            raise ConfigError(
-                f"{assembled} was joined of {made['language_model']} and {made['vision_model']}, not of those given; "
-                "give another --run_dir, or delete it."
-            )
+        _check_origin(json.loads((assembled / ORIGIN).read_text(encoding="utf-8")), config, assembled)
         base = bridge.train_bridge(
             assembled,
             samples,
@@ -62,6 +60,21 @@ def train_bridge(config: BridgeRun) -> None:
         )
         folder.finish()
     print(f"Base: {base}")
+
+
+def _check_origin(made: dict[str, Any], config: BridgeRun, assembled: Path) -> None:
+    """Refuse to go on with what was assembled from something else."""
+    given = {
+        "language_model": config.language_model,
+        "vision_model": config.vision_model,
+        "language_revision": config.language_revision,
+        "vision_revision": config.vision_revision,
+        "seed": config.bridge.seed,
+    }
+    other = [name for name, value in given.items() if made.get(name) != value]
+    if other:
+        was, now = (", ".join(f"{name} {values.get(name)}" for name in other) for values in (made, given))
+        raise ConfigError(f"{assembled} was joined with {was}, not with {now}; give another --run_dir, or delete it.")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,18 @@
 """A vision-language model put together from a causal language model and a vision encoder, as a LLaVA.
 
 In: two checkpoints (DialoGPT or Llama, and CLIP). Out: a folder that `load_base` takes: a LLaVA configuration made from
-the two, their weights bit for bit, a projector between them that knows nothing yet, and a processor. Whoever wants
-sensible answers about pictures trains the projector first; see `supervised.bridge`.
+the two, their weights bit for bit (but a vision encoder of another dtype is converted to that of the language model), a
+projector between them that knows nothing yet, and a processor. Whoever wants sensible answers about pictures trains the
+projector first; see `supervised.bridge`.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +66,11 @@ def assemble_llava(
     out = Path(out)
     if out.exists():
         raise ConfigError(f"{out} exists already; give a folder that does not, or delete it.")
-    speaker, tokenizer = _load_language_model(language_model, language_revision)
-    tower, pictures = _load_vision_model(vision_model, vision_revision)
+    with _unreported():
+        speaker, tokenizer = _load_language_model(language_model, language_revision)
+        tower, pictures = _load_vision_model(vision_model, vision_revision)
     patches, extra = _tokens(tower)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), _unreported():
         torch.manual_seed(seed)
         _add_tokens(speaker, tokenizer)
         model = _join(speaker, tower, tokenizer, patches, extra)
@@ -78,12 +83,35 @@ def assemble_llava(
     try:
         model.save_pretrained(temporary)
         processor.save_pretrained(temporary)
-        origin = {"language_model": str(language_model), "vision_model": str(vision_model), "seed": seed}
-        write_json(temporary / ORIGIN, origin | {"projector": "untrained"})
+        origin = {
+            "language_model": str(language_model),
+            "language_revision": language_revision,
+            "vision_model": str(vision_model),
+            "vision_revision": vision_revision,
+            "seed": seed,
+            "projector": "untrained",
+        }
+        write_json(temporary / ORIGIN, origin)
         temporary.rename(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return out
+
+
+@contextmanager
+def _unreported() -> Iterator[None]:
+    """Keep transformers from listing the weights of a CLIP's other half, and from explaining new embeddings."""
+    # A subclass that expects the other half would not do: names in old checkpoints are translated for known classes.
+    logger = logging.getLogger("transformers.modeling_utils")
+
+    def errors_only(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR
+
+    logger.addFilter(errors_only)  # a higher level makes transformers report something else
+    try:
+        yield
+    finally:
+        logger.removeFilter(errors_only)
 
 
 def _load_language_model(source: str | Path, revision: str | None) -> tuple[Any, Any]:

@@ -128,6 +128,24 @@ def has_encoder(model: Any) -> bool:
     return bool(getattr(language_model(model).config, "is_encoder_decoder", False))
 
 
+def refuse_encoder(model: Any, what: str) -> None:
+    """Refuse a base whose language model has an encoder where that is not supported yet.
+
+    Raises:
+        ModelError: it has one.
+    """
+    if has_encoder(model):
+        raise ModelError(
+            f"{what} needs a base with a decoder alone, and {type(model).__name__} has an encoder-decoder; it can be "
+            "attached and asked through SafeModel, or give e.g. a LLaVA or BLIP-2 with OPT."
+        )
+
+
+def token_positions(attended: Tensor) -> Tensor:
+    """Return the positions (B, L) of tokens that count the `attended` (B, L) ones before them; 0 in padding before."""
+    return (attended.long().cumsum(1) - 1).clamp(min=0)
+
+
 def generator(model: Any) -> Any:
     """Return the module whose generation settings count: a `generate` of the base's own hands on to that inside."""
     from transformers import GenerationMixin

@@ -22,12 +22,13 @@ from tqdm import tqdm
 
 from supervised.answers import target_answer
 from supervised.assemble import ORIGIN
-from supervised.base import load_base, weights_sha256
+from supervised.base import load_base, token_positions, weights_sha256
 from supervised.config import BridgeConfig
 from supervised.data.sample import Sample
 from supervised.errors import CheckpointError, DataError, ModelError
 from supervised.files import write_json
 from supervised.losses import IGNORED, task_loss
+from supervised.parts import find_device
 from supervised.prompts import write_inputs
 from supervised.stage_a_checkpoint import (
     Progress,
@@ -64,15 +65,16 @@ def train_bridge(
 
     Raises:
         CheckpointError: `out_dir` holds an earlier run and `resume` is False; or it is damaged or of another run.
+        ConfigError: this machine does not have the device.
         DataError: no sample has a picture, or one cannot be used.
         ModelError: the base has no projector, or the training diverged.
     """
-    out_dir = Path(out_dir)
+    out_dir, place = Path(out_dir), find_device(device, "device")
     model, processor = load_base(assembled)
     projector = getattr(model.base_model, "multi_modal_projector", None)
     if projector is None:
         raise ModelError(f"base {str(assembled)!r} has no multi_modal_projector; give a folder of assemble_llava.")
-    model.to(device)
+    model.to(place)
     projector.float().requires_grad_(True)  # moments and small steps would vanish in half precision
     cast = projector.register_forward_pre_hook(lambda _, args: tuple(states.float() for states in args))
     seen = [index for index in range(len(samples)) if samples[index].image is not None]
@@ -108,7 +110,7 @@ def bridge_loss(model: Any, processor: Any, samples: Sequence[Sample]) -> Tensor
         input_ids=torch.cat([inputs["input_ids"], labels.masked_fill(~told, tokenizer.pad_token_id)], 1),
         attention_mask=attended,
         # A GPT-2 counts its positions from the left edge, padding included, unless it is told them.
-        position_ids=(attended.cumsum(1) - 1).clamp(min=0),
+        position_ids=token_positions(attended),
         pixel_values=inputs["pixel_values"],
         logits_to_keep=longest + 1,
         use_cache=False,

@@ -39,14 +39,14 @@ class Asked:
     budget: int | None = None
     prefix: Prefix | None = None
 
-    def check(self, ids: Tensor, tokens: int) -> None:
-        """Refuse what cannot be heard of the prompts `ids` (B, L) with a projector of `tokens` tokens.
+    def check(self, inputs: Mapping[str, Any], images: Any, tokens: int) -> None:
+        """Refuse what cannot be heard of prompts and pictures with a projector of `tokens` tokens.
 
         Raises:
             ConfigError: the gate is outside [0, 1], or the budget above the number of tokens.
-            ModelError: audio, prompt mask or prefix are of another shape or of other prompts.
+            ModelError: audio, prompt mask or prefix are of another shape, or of other prompts or pictures.
         """
-        gate, budget = self.gate, self.budget
+        ids, gate, budget = inputs["input_ids"], self.gate, self.budget  # (B, L)
         if not isinstance(gate, (float, int)) or not 0 <= gate <= 1:  # a tensor would cost a sync per call
             raise ConfigError(f"gate must be a number in [0, 1], got {gate}; 0 is the base alone, 1 all of the audio.")
         if budget is not None and not (isinstance(budget, int) and 1 <= budget <= tokens):
@@ -61,8 +61,8 @@ class Asked:
             raise ModelError(
                 f"prompt_mask has shape {list(self.prompt_mask.shape)}, the prompts {list(ids.shape)}; make them equal."
             )
-        if self.prefix is not None and not torch.equal(self.prefix.ids, ids):
-            raise ModelError("the prefix was kept for other prompts; keep one for these, or leave it out.")
+        if self.prefix is not None and not self.prefix.belongs_to(inputs, images):
+            raise ModelError("the prefix was kept for other prompts or pictures; keep one for these, or leave it out.")
 
     @property
     def silent(self) -> bool:

@@ -24,8 +24,10 @@ from supervised.layout import Layout
 class Prefix:
     """Keys and values of prompts (B, L) up to the last token of a picture in each row."""
 
-    ids: Tensor
-    """int64 (B, L): the prompts."""
+    inputs: dict[str, Any]
+    """What the base was given: `input_ids` int64 (B, L), pixels and their sizes, the attention mask."""
+    images: Any
+    """The encoded pictures, where `inputs` has no pixels; else None."""
     begins: Tensor
     """int64 (B,): the first column of each prompt, after its padding."""
     ends: Tensor
@@ -34,12 +36,21 @@ class Prefix:
     """Keys and values (B, H, E, d) of every layer, E = largest of `ends`."""
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.begins)
 
     @property
     def even(self) -> bool:
         """Return whether all rows have their question in the same column, as rows of one prompt length have."""
         return bool((self.ends == self.ends[0]).all())
+
+    def belongs_to(self, inputs: Mapping[str, Any], images: Any = None) -> bool:
+        """Return whether this was kept for these prompts and pictures; encoded ones count where there are no pixels."""
+        given, images = _shown(inputs, images)
+        return (
+            images is self.images
+            and given.keys() == self.inputs.keys()
+            and all(_same(value, self.inputs[name]) for name, value in given.items())
+        )
 
     def cache(self, layout: Layout | None, columns: int) -> Any:
         """Return a new cache of the first `columns` columns of the prompts, or of `layout`.
@@ -62,13 +73,14 @@ class Prefix:
         )
 
 
-def keep_prefix(inputs: Mapping[str, Any], output: Any, ends: Tensor) -> Prefix | None:
+def keep_prefix(inputs: Mapping[str, Any], output: Any, ends: Tensor, images: Any = None) -> Prefix | None:
     """Return the part of a plain `output` of `generate` that a pass with audio can use; None: no row has a picture.
 
     Args:
         inputs: what `generate` was given.
         output: what it returned, without audio.
         ends: from `Pictures.ends`.
+        images: the encoded pictures that it was given, if any.
 
     Raises:
         ModelError: the output has no cache, or is of other inputs or of a pass with inserted tokens.
@@ -79,9 +91,7 @@ def keep_prefix(inputs: Mapping[str, Any], output: Any, ends: Tensor) -> Prefix 
         raise ModelError("the output has no key-value cache to keep; generate it with use_cache=True.")
     # Beams may have gone on longer than the best of them is; logits tell the steps.
     steps = len(output.get("logits") or ()) or output.sequences.shape[1] - ids.shape[1]
-    if cache.get_seq_length() != ids.shape[1] + steps - 1 or not torch.equal(
-        output.sequences[:, : ids.shape[1]], ids
-    ):
+    if cache.get_seq_length() != ids.shape[1] + steps - 1 or not torch.equal(output.sequences[:, : ids.shape[1]], ids):
         raise ModelError("the output does not belong to these inputs without audio; give those it was generated from.")
     columns = int(ends.max())
     if columns == 0:
@@ -93,7 +103,24 @@ def keep_prefix(inputs: Mapping[str, Any], output: Any, ends: Tensor) -> Prefix 
     for layer in cache.layers:
         beams = len(layer.keys) // len(ids)  # they share their prompt
         layers.append((layer.keys[::beams, :, :columns], layer.values[::beams, :, :columns]))
-    return Prefix(ids, begins, ends, tuple(layers))
+    return Prefix(*_shown(inputs, images), begins, ends, tuple(layers))
+
+
+def _shown(inputs: Mapping[str, Any], images: Any) -> tuple[dict[str, Any], Any]:
+    """Return what tells one call's prompts and pictures from another's; the pixels tell more than what encodes them."""
+    given = {name: value for name, value in inputs.items() if value is not None}
+    return given, None if any(name.startswith("pixel_") for name in given) else images
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Return whether two arguments of a base have the same values; some processors give pixels as a list of tensors."""
+    if one is other:
+        return True
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.device == other.device and one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return not isinstance(one, Tensor) and not isinstance(other, Tensor) and bool(one == other)
 
 
 def forget_positions(base: Any) -> None:

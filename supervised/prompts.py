@@ -10,13 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from supervised.base import first_line
+from jinja2 import TemplateError
+
+from supervised.base import LOAD_ERRORS, first_line, forced_start, has_encoder
 from supervised.data.media import read_image
 from supervised.data.sample import Sample
-from supervised.errors import DataError
+from supervised.errors import DataError, ModelError
 
 PLAIN = "Question: {} Answer:"
 """Prompt for bases without a chat template; {} is the question."""
+REFUSALS = (*LOAD_ERRORS, LookupError, TemplateError)
+"""What processors and chat templates raise on questions that they are not made for."""
 
 
 def write_inputs(processor: Any, samples: Sequence[Sample], template: str | None = None) -> Any:
@@ -30,7 +34,8 @@ def write_inputs(processor: Any, samples: Sequence[Sample], template: str | None
             comes first.
 
     Raises:
-        DataError: no sample, an unreadable picture, or a question that contains a special token of the base.
+        DataError: no sample, an unreadable picture, a question that contains a special token of the base, or samples
+            that the processor or its chat template refuses.
     """
     if not samples:
         raise DataError("no sample was given; give at least one.")
@@ -52,7 +57,7 @@ def write_inputs(processor: Any, samples: Sequence[Sample], template: str | None
             return_tensors="pt",
             add_special_tokens=not (start and texts[0].startswith(start)),  # some templates write it themselves
         )
-    except ValueError as error:
+    except REFUSALS as error:
         raise DataError(
             f"{type(processor).__name__} refuses the questions from {samples[0].id!r} on ({first_line(error)}); "
             "give every question what the base wants, e.g. a picture."
@@ -65,7 +70,7 @@ def write_prompt(processor: Any, sample: Sample, template: str | None = None) ->
     """Return the text of a sample's prompt, with the base's placeholder for the picture.
 
     Raises:
-        DataError: the question contains a special token of the base.
+        DataError: the question contains a special token of the base, or the chat template refuses it.
     """
     image_token = picture_token(processor)
     for token in {*processor.tokenizer.all_special_tokens, image_token} - {None}:
@@ -76,7 +81,13 @@ def write_prompt(processor: Any, sample: Sample, template: str | None = None) ->
     if template is None and getattr(processor, "chat_template", None):
         picture = [{"type": "image"}] if sample.image is not None else []
         turn = {"role": "user", "content": [*picture, {"type": "text", "text": sample.question}]}
-        return str(processor.apply_chat_template([turn], add_generation_prompt=True, tokenize=False))
+        try:
+            return str(processor.apply_chat_template([turn], add_generation_prompt=True, tokenize=False))
+        except REFUSALS as error:
+            raise DataError(
+                f"the chat template of {type(processor).__name__} refuses the question of sample {sample.id!r} "
+                f"({first_line(error)}); set model.prompt, which is used instead of it."
+            ) from error
     return _plain_prompt(template or PLAIN, sample, image_token, writes_pictures(processor))
 
 
@@ -97,12 +108,37 @@ def read_answers(tokenizer: Any, sequences: Any, inputs: Mapping[str, Any], enco
 
     Args:
         tokenizer: of the base.
-        sequences: int64 (B, L + n), or (B, n) of an encoder-decoder, which does not repeat the prompt.
+        sequences: int64 (B, L + n), or (B, 1 + n) of an encoder-decoder, which does not repeat the prompt.
         inputs: what `generate` was given.
         encoder_decoder: whether the base's language model has an encoder.
     """
-    new = sequences if encoder_decoder else sequences[:, inputs["input_ids"].shape[1] :]  # (B, n)
+    new = answer_tokens(sequences, inputs, encoder_decoder)
     return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
+
+
+def answer_ids(base: Any, tokenizer: Any, answer: str) -> list[int]:
+    """Return the token ids with which the base says `answer`, the end token last.
+
+    An encoder-decoder's answers stand between the special tokens of its tokenizer: BART's begin with <s>.
+
+    Raises:
+        ModelError: the tokenizer has no end token.
+    """
+    end, apart = tokenizer.eos_token_id, has_encoder(base)
+    if end is None:
+        raise ModelError("the base's tokenizer has no end token, so no answer could end; give one that has.")
+    ids = list(tokenizer(answer, add_special_tokens=apart)["input_ids"])
+    if (first := forced_start(base)) is not None and ids[:1] != [first]:
+        ids = [first, *ids]
+    return ids if apart and ids[-1:] == [end] else [*ids, end]
+
+
+def answer_tokens(sequences: Any, inputs: Mapping[str, Any], encoder_decoder: bool) -> Any:
+    """Return the tokens (B, n) of the n steps of `generate`: without the prompt, or the decoder's start.
+
+    Arguments as of `read_answers`.
+    """
+    return sequences[:, 1 if encoder_decoder else inputs["input_ids"].shape[1] :]
 
 
 def picture_token(processor: Any) -> str | None:

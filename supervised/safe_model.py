@@ -91,8 +91,8 @@ class SafeModel:
 
         Args:
             folder: written by `save_pretrained`, or owner/name on the Hugging Face hub.
-            base: where the base lies now; None: where it was.
-            encoder: where the encoder lies now; None: where it was.
+            base: where the base lies now, at its newest revision; None: where it was, at the revision that it had.
+            encoder: where the encoder lies now, likewise.
             device: where the model runs now; None: where it did.
             more_encoders: where the further encoders lie now; None: where they were.
             feature_cache: folder that keeps what the encoders heard; None: nothing is kept.
@@ -107,7 +107,10 @@ class SafeModel:
         config = replace(
             config,
             base=base or config.base,
+            # A commit belongs to its repository, and another one does not have it.
+            base_revision=config.base_revision if (base or config.base) == config.base else None,
             encoder=encoder or config.encoder,
+            encoder_revision=config.encoder_revision if (encoder or config.encoder) == config.encoder else None,
             more_encoders=config.more_encoders if more_encoders is None else tuple(more_encoders),
             device=device or config.device,
             feature_cache=feature_cache,
@@ -174,7 +177,8 @@ class SafeModel:
         """Return left-padded prompts (B, L) and pictures, as the base takes them: one turn of image and question.
 
         Raises:
-            DataError: no sample, an unreadable picture, or a question that contains a special token of the base.
+            DataError: no sample, an unreadable picture, a question that contains a special token of the base, or
+                samples that its processor or chat template refuses.
         """
         batch = write_inputs(self.processor, samples, self.config.prompt)
         return batch.to(self.device, dtype=self.base.dtype)  # the dtype is for pictures; ids stay integers
@@ -197,15 +201,16 @@ class SafeModel:
         """Return why `keep_prefix` is refused, or None: it is not."""
         return prefix_obstacle(self.base, self.config.fusion)
 
-    def keep_prefix(self, inputs: Mapping[str, Any], output: Any) -> Prefix | None:
+    def keep_prefix(self, inputs: Mapping[str, Any], output: Any, images: Any = None) -> Prefix | None:
         """Return the pictures' keys and values of a plain pass, so that the pass with audio reads the questions only.
 
         Args:
             inputs: what `generate` was given, without audio.
             output: what it returned.
+            images: from `encode_images`; needed where `inputs` has no pixels, as it alone tells the pictures then.
 
         Returns:
-            A prefix for `generate`, or None: no prompt has a picture.
+            A prefix for `generate` with the same prompts and pictures, or None: no prompt has a picture.
 
         Raises:
             ModelError: this base, or the configuration of the fusion, does not allow it; see `prefix_obstacle`. Or
@@ -213,7 +218,7 @@ class SafeModel:
         """
         if (reason := self.prefix_obstacle) is not None:
             raise ModelError(f"base {type(self.base).__name__} cannot keep a prefix: {reason}.")
-        return keep_prefix(inputs, output, self._calls.pictures.ends(inputs["input_ids"]))
+        return keep_prefix(inputs, output, self._calls.pictures.ends(inputs["input_ids"]), images)
 
     @torch.no_grad()
     def project(self, audio: AudioFeatures) -> AudioFeatures:
@@ -221,6 +226,7 @@ class SafeModel:
         audio = audio.to(self.device)
         return replace(audio, spoken=self.adapter.spoken(audio))
 
+    @torch.compiler.disable  # compiled without audio, the passes inside would not see it later
     def forward(
         self,
         inputs: Mapping[str, Any],
@@ -260,6 +266,7 @@ class SafeModel:
         with one_at_a_time(self.base), call.hearing(self.stack):
             return call.forwarded(self.base(**call.arguments), logits_to_keep)
 
+    @torch.compiler.disable
     @torch.no_grad()
     def generate(
         self,
@@ -286,8 +293,8 @@ class SafeModel:
 
         Raises:
             ConfigError: the gate is outside [0, 1], or the budget above the number of tokens.
-            ModelError: `audio` has another number of rows than `inputs`; `prefix` is of other prompts, or cannot tell
-                the hidden states that are asked for.
+            ModelError: `audio` has another number of rows than `inputs`; `prefix` is of other prompts or pictures, or
+                cannot tell the hidden states that are asked for.
         """
         asked = Asked(audio, gate, None, budget, prefix)
         if prefix is not None and not (use_cache and not output_hidden_states):
@@ -305,6 +312,6 @@ class SafeModel:
 
     def _call(self, inputs: Mapping[str, Any], asked: Asked, images: Any) -> Call:
         """Return a call of the base, prepared; every bad wish is refused here."""
-        asked.check(inputs["input_ids"], self.config.projector.tokens)
+        asked.check(inputs, images, self.config.projector.tokens)
         refuse_compiled(self.base)
         return self._calls.prepare(inputs, self.adapter, asked, images)

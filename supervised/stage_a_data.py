@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from supervised.answers import target_answer
+from supervised.base import refuse_encoder
 from supervised.data.sample import Sample, Waveform
 from supervised.encoders.features import AudioFeatures
 from supervised.errors import DataError, ModelError
@@ -63,7 +64,9 @@ class Examples:
 
         Raises:
             DataError: a picture or a clip cannot be used.
+            ModelError: the base's language model has an encoder.
         """
+        refuse_encoder(model.base, "Stage A")
         self.model = model
         self.ids: list[str] = []
         self.questions: list[Sample] = []  # without their media

@@ -44,7 +44,8 @@ def _drop(split: TableSplit) -> float:
 def test_costs_are_what_happened_on_held_out_rows_and_what_is_expected_of_train_rows(table: OutcomeTable) -> None:
     task, train, held_out = _task(table), table.split("train"), table.split("validation")
     expected = float(task.rows.facts(np.arange(len(train)))[2][:, 0, 1].sum(dtype=np.float64))
-    pooled = (expected + len(held_out) * _drop(held_out)) / (len(train) + len(held_out))
+    asked, learned = (int((split.retention_set == 0).sum()) for split in (held_out, train))
+    pooled = (learned * expected / len(train) + asked * _drop(held_out)) / (learned + asked)
     assert task.retention.n_rows == len(train) + len(held_out)
     assert task.retention.decided_cost(_Always())[0] == pytest.approx([pooled], rel=1e-5)
     assert abs(expected / len(train) - _drop(train)) > 1e-5  # forests that have not seen a row do not know it
@@ -56,6 +57,18 @@ def test_costs_are_measured_on_held_out_rows_alone_where_single_outcomes_are_lea
     assert task.retention.n_rows == len(held_out)
     assert task.retention.decided_cost(_Always())[0] == pytest.approx([_drop(held_out)], rel=1e-5)
     assert task.reachable is None
+
+
+@pytest.mark.parametrize("learned", [0, 1])
+def test_train_rows_without_retention_questions_do_not_dilute_the_cost(table: OutcomeTable, learned: int) -> None:
+    train, held_out = table.split("train"), table.split("validation")
+    members, others = (np.flatnonzero((train.retention_set == 0) == own) for own in (True, False))
+    few = TableSplit(table, "train", train.rows[np.sort(np.append(others, members[:learned]))])
+    rows = learnable(few, CONFIG.reward, CONFIG.smoothing)
+    task = Task(rows, OutcomeBatches(held_out, CONFIG.reward, rows.normaliser), CONFIG, seed=0)
+    asked = int((held_out.retention_set == 0).sum())
+    assert task.retention.n_rows == len(few) + len(held_out)
+    assert abs(task.retention.decided_cost(_Always())[0][0] - _drop(held_out)) <= learned * 2 / (asked + learned) + 1e-6
 
 
 def test_train_rows_do_not_outvote_held_out_ones(make_table: Callable[..., OutcomeTable]) -> None:

@@ -68,8 +68,22 @@ def test_the_command_makes_a_base_from_two_models_and_goes_on(
     assert "holds an earlier run (checkpoint-00000004); go on with --resume" in capsys.readouterr().err
     assert main([*arguments, "--resume"]) == 0  # finished: written once more
     assert main([*arguments, "--language_model", str(vision), "--resume"]) == 2
-    assert f"was joined of {language} and {vision}, not of those given" in capsys.readouterr().err
+    assert f"was joined with language_model {language}, not with language_model {vision}; " in capsys.readouterr().err
+    assert main([*arguments, "--vision_revision", "abc", "--bridge.seed", "1", "--resume"]) == 2
+    told = capsys.readouterr().err
+    assert "was joined with vision_revision None, seed 0, not with vision_revision abc, seed 1; give another" in told
+    assert main([*arguments, "--language_revision", "abc", "--resume"]) == 2
+    assert "not with language_revision abc; give another --run_dir, or delete it." in capsys.readouterr().err
     assert torch.equal(load_base(tmp_path / "run" / "bridge" / "base")[0].state_dict()[name], after.state_dict()[name])
+
+
+def test_a_device_that_is_not_there_is_one_line_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = str(tmp_path / "nowhere")  # would be told if it were looked for
+    assert main(["--device", "cuda:99", "--language_model", missing, "--run_dir", str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err == "error: device is 'cuda:99', which this machine does not have; use e.g. cpu.\n"
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_missing_model_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

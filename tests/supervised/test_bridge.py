@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -170,7 +171,40 @@ def test_what_is_drawn_depends_on_the_seed_alone(part: Callable[[str], Path], tm
     ]
     assert hashes[0] == hashes[1] != hashes[2]
     assert torch.equal(torch.get_rng_state(), state)
-    assert json.loads((tmp_path / "0" / "assembly.json").read_text())["projector"] == "untrained"
+    assert json.loads((tmp_path / "0" / "assembly.json").read_text()) == {
+        "language_model": str(part("gpt2")),
+        "language_revision": None,
+        "vision_model": str(part("clip")),
+        "vision_revision": None,
+        "seed": 3,
+        "projector": "untrained",
+    }
+
+
+def test_a_vision_encoder_in_another_dtype_is_converted_and_the_language_model_is_not(
+    part: Callable[[str], Path], tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, CLIPVisionModel
+
+    speaker = AutoModelForCausalLM.from_pretrained(part("llama"), dtype=torch.bfloat16)
+    speaker.save_pretrained(tmp_path / "half")
+    AutoTokenizer.from_pretrained(part("llama")).save_pretrained(tmp_path / "half")
+    model, _ = load_base(assemble_llava(tmp_path / "half", part("clip"), tmp_path / "base"))
+    assert weights_sha256(model.model.language_model.layers) == weights_sha256(speaker.model.layers)
+    tower = CLIPVisionModel.from_pretrained(part("clip")).bfloat16()
+    assert weights_sha256(model.model.vision_tower) == weights_sha256(tower)
+
+
+def test_the_other_half_of_a_checkpoint_is_not_reported(
+    part: Callable[[str], Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from transformers import CLIPVisionModel
+
+    caplog.set_level(logging.WARNING, "transformers")
+    assemble_llava(part("gpt2"), part("clip"), tmp_path / "base")
+    assert caplog.text == ""
+    CLIPVisionModel.from_pretrained(part("clip"))  # whose report would have been seen
+    assert "text_projection.weight" in caplog.text
 
 
 def test_what_cannot_be_joined_is_refused(part: Callable[[str], Path], tmp_path: Path) -> None:
@@ -269,6 +303,14 @@ def test_a_base_in_half_precision_keeps_it(part: Callable[[str], Path], tmp_path
     projector = trained.model.multi_modal_projector.linear_1.weight
     assert projector.dtype == trained.dtype == torch.bfloat16
     assert not torch.equal(projector, model.model.multi_modal_projector.linear_1.weight)
+
+
+def test_a_device_that_is_not_there_is_refused(
+    part: Callable[[str], Path], samples: list[Sample], tmp_path: Path
+) -> None:
+    start = assemble_llava(part("gpt2"), part("clip"), tmp_path / "assembled")
+    with pytest.raises(ConfigError, match=r"^device is 'cuda:99', which this machine does not have; use e\.g\. cpu"):
+        train_bridge(start, samples, SMALL, tmp_path / "run", progress=False, device="cuda:99")
 
 
 def test_samples_without_pictures_are_refused(

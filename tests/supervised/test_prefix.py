@@ -209,8 +209,54 @@ def test_a_prefix_that_hears_is_not_kept(tiny_model: SafeModel, tiny_samples: li
 def test_a_prefix_of_other_prompts_is_refused(model: SafeModel, tiny_samples: list[Sample]) -> None:
     inputs, audio = _parts(model, tiny_samples[:1])
     prefix = _kept(model, model.inputs(tiny_samples[2:3]))
-    with pytest.raises(ModelError, match="the prefix was kept for other prompts; keep one for these"):
+    with pytest.raises(ModelError, match="the prefix was kept for other prompts or pictures; keep one for these"):
         model.generate(inputs, audio, prefix=prefix)
+
+
+def test_a_prefix_of_another_picture_or_mask_is_refused_though_the_words_are_the_same(
+    model: SafeModel, tiny_samples: list[Sample]
+) -> None:
+    inputs, audio = _parts(model, tiny_samples[:1])
+    prefix = _kept(model, inputs)
+    masked = inputs["attention_mask"].clone()
+    masked[0, 1] = 0
+    for other in ({"pixel_values": inputs["pixel_values"].flip(-1) + 1}, {"attention_mask": masked}):
+        with pytest.raises(ModelError, match="the prefix was kept for other prompts or pictures; keep one for these"):
+            model.generate(dict(inputs) | other, audio, prefix=prefix)
+    again = model.generate(model.inputs(tiny_samples[:1]), audio, prefix=prefix)  # equal tensors, other objects
+    assert torch.equal(again.sequences, model.generate(inputs, audio, prefix=prefix).sequences)
+
+
+def test_without_pixels_a_prefix_belongs_to_the_encoded_pictures_it_was_kept_with(
+    model: SafeModel, tiny_samples: list[Sample]
+) -> None:
+    inputs, audio = _parts(model, tiny_samples[:1])
+    images, others = (model.encode_images(inputs) for _ in range(2))
+    words = {name: value for name, value in inputs.items() if name != "pixel_values"}
+    prefix = model.keep_prefix(words, model.generate(words, images=images), images)
+    assert prefix is not None
+    assert _close(model.generate(words, audio, images=images, prefix=prefix), model.generate(inputs, audio))
+    for given in (others, None):
+        with pytest.raises(ModelError, match="the prefix was kept for other prompts or pictures"):
+            model.generate(words, audio, images=given, prefix=prefix)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "belongs"),
+    [
+        ([torch.ones(1, 2), torch.ones(2, 2)], [torch.ones(1, 2), torch.ones(2, 2)], True),
+        ([torch.ones(1, 2), torch.ones(2, 2)], [torch.ones(1, 2), torch.zeros(2, 2)], False),
+        ([torch.ones(1, 2)], [torch.ones(1, 2)] * 2, False),
+        (torch.ones(2), torch.ones(2, dtype=torch.bfloat16), False),
+        (torch.ones(2), [1.0, 1.0], False),
+        ((3, 4), (3, 4), True),
+    ],
+)
+def test_pictures_are_compared_by_their_values(one: Any, other: Any, belongs: bool) -> None:
+    words, nothing = torch.ones(1, 3, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
+    prefix = Prefix({"input_ids": words, "pixel_values": one}, None, nothing, nothing, ())
+    assert prefix.belongs_to({"input_ids": words.clone(), "pixel_values": other}) == belongs
+    assert not prefix.belongs_to({"input_ids": words})
 
 
 def test_an_output_of_other_inputs_is_refused(model: SafeModel, tiny_samples: list[Sample]) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +11,7 @@ import torch
 
 from supervised.config import ModelConfig
 from supervised.data.sample import Sample
-from supervised.errors import ConfigError, DataError
+from supervised.errors import ConfigError, DataError, ModelError
 from supervised.prompts import PLAIN, example_inputs, read_answers, write_inputs, write_prompt
 from supervised.safe_model import SafeModel
 
@@ -93,6 +95,52 @@ def test_what_the_processor_refuses_is_an_error_about_the_data(tiny_samples: lis
 
     with pytest.raises(DataError, match=r"^Choosy refuses the questions from 'a0' on \(`images` are expected\); give"):
         write_inputs(Choosy(), tiny_samples[:2])
+
+
+@pytest.mark.parametrize("error", [TypeError("not so"), KeyError("not so"), IndexError("not so"), OSError("not so")])
+def test_whatever_a_processor_raises_is_one_line(
+    tiny_model: SafeModel, tiny_samples: list[Sample], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(type(tiny_model.processor), "__call__", refuse)
+    expected = r"^LlavaProcessor refuses the questions from 'a0' on \('?not so'?\); give[^\n]*$"
+    with pytest.raises(DataError, match=expected):
+        write_inputs(tiny_model.processor, tiny_samples[:2])
+
+
+REFUSING = "{{ raise_exception('Only one turn.\nNo more.') }}"
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [(REFUSING, "Only one turn"), ("{{ messages.nothing.here }}", "has no attribute"), ("{% if %}", "Expected")],
+)
+def test_a_chat_template_that_refuses_is_one_line_that_names_the_sample(
+    tiny_model: SafeModel,
+    tiny_samples: list[Sample],
+    monkeypatch: pytest.MonkeyPatch,
+    template: str,
+    reason: str,
+) -> None:
+    monkeypatch.setattr(tiny_model.processor, "chat_template", template)
+    expected = rf"^the chat template of LlavaProcessor refuses the question of sample 'a0' \([^\n]*{reason}[^\n]*$"
+    with pytest.raises(DataError, match=expected):
+        write_prompt(tiny_model.processor, tiny_samples[0])
+    assert write_prompt(tiny_model.processor, tiny_samples[0], "{}").startswith("<image>")
+
+
+def test_a_base_whose_chat_template_refuses_is_attached_with_a_prompt_of_ones_own(
+    tiny_config: ModelConfig, tmp_path: Path
+) -> None:
+    base = shutil.copytree(tiny_config.base, tmp_path / "base")
+    (base / "chat_template.jinja").write_text(REFUSING)
+    config = replace(tiny_config, base=str(base))
+    expected = r"^base '[^\n]*' cannot be asked about a picture \(Only one turn\); set model\.prompt to a prompt[^\n]*$"
+    with pytest.raises(ModelError, match=expected):
+        SafeModel.attach(config)
+    SafeModel.attach(replace(config, prompt="<image> {}"))
 
 
 def test_answers_of_an_encoder_decoder_do_not_repeat_the_prompt(tiny_model: SafeModel) -> None:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -171,6 +173,23 @@ def test_a_device_that_is_not_there_is_refused(tiny_config: ModelConfig) -> None
         SafeModel.attach(replace(tiny_config, device="cuda:99"))
 
 
+def test_an_adapter_that_is_loaded_with_another_source_forgets_the_commit_of_the_old_one(
+    tiny_config: ModelConfig, tmp_path: Path
+) -> None:
+    config = replace(tiny_config, base_revision="b1", encoder_revision="e1")  # folders have none, so nothing asks
+    SafeModel.attach(config).save_pretrained(tmp_path / "adapter")
+
+    def revisions(**given: str) -> tuple[str | None, str | None]:
+        loaded = SafeModel.from_pretrained(tmp_path / "adapter", **given).config
+        return loaded.base_revision, loaded.encoder_revision
+
+    base = str(shutil.copytree(tiny_config.base, tmp_path / "base"))
+    encoder = str(shutil.copytree(tiny_config.encoder, tmp_path / "encoder"))
+    assert revisions() == revisions(base=tiny_config.base, encoder=tiny_config.encoder) == ("b1", "e1")
+    assert revisions(base=base) == (None, "e1")
+    assert revisions(encoder=encoder) == ("b1", None)
+
+
 def test_heads_that_do_not_divide_the_width_are_refused(tiny_config: ModelConfig) -> None:
     with pytest.raises(ModelError, match=r"fusion\.heads = 5 does not divide the base's embedding width 32"):
         SafeModel.attach(replace(tiny_config, fusion=replace(tiny_config.fusion, heads=5)))
@@ -181,3 +200,17 @@ def test_model_settings_out_of_range_are_refused() -> None:
         ModelConfig(dtype="float16")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"model\.base is empty; give a folder"):
         ModelConfig(base="")
+
+
+@torch.no_grad()
+def test_a_caller_who_compiles_hears_after_a_call_without_audio(
+    tiny_model: SafeModel, tiny_samples: list[Sample]
+) -> None:
+    inputs = tiny_model.inputs(tiny_samples)
+    audio = tiny_model.encode_audio([sample.audio for sample in tiny_samples])
+    expected = tiny_model.forward(inputs, audio).logits
+    compiled = torch.compile(lambda *given: tiny_model.forward(inputs, *given).logits, backend="eager")
+    plain = compiled()
+    assert torch.equal(compiled(audio), expected)
+    assert torch.equal(compiled(), plain)
+    assert not torch.equal(plain, expected)
