@@ -72,13 +72,9 @@ class Passes:
 
     Raises:
         ConfigError: a budget asks for more audio tokens than the adapter makes.
-        ModelError: the base's language model has an encoder.
     """
 
     def __init__(self, model: SafeModel, config: OutcomesConfig, profile: LatencyProfile) -> None:
-        from supervised.base import refuse_encoder
-
-        refuse_encoder(model.base, "An outcome table")
         self.model, self.config, self.profile = model, config, profile
         self.rate: int = model.encoder.rate
         # A router decides before the base pass, so that nothing of that pass can be kept.
@@ -127,6 +123,9 @@ class Passes:
             samples: The batch, of one prompt length where it matters to avoid padding.
             audio: Needed for `preview: clap` only.
         """
+        from supervised.base import forced_start
+        from supervised.diagnostics.observing import states_of
+
         config = self.config
         inputs = self.model.inputs(samples)
         images = self.model.encode_images(inputs)
@@ -134,9 +133,10 @@ class Passes:
             inputs, images=images, max_new_tokens=config.max_new_tokens, output_hidden_states=True
         )
         answers = self.model.decode(output, inputs)
-        tokens = output.sequences[:, inputs["input_ids"].shape[1] :]  # [B, T]
+        tokens = self._tokens(output, inputs)  # [B, T]
         lengths = answer_lengths(tokens, self._end_ids())
-        hidden = output.hidden_states[0][-1]  # [B, L, D]
+        states = states_of(output)  # of the prompt, wherever it is read
+        hidden = states[-1]  # [B, L, D]
         router = config.cost_mode == "router"
         features = {
             "question": question_features(self.model, inputs, None if router else hidden),
@@ -144,13 +144,15 @@ class Passes:
                 self.model,
                 inputs,
                 getattr(images, "pooler_output", None),
-                output.hidden_states[0][0] if router else hidden,  # before the first layer: no pass is needed for it
+                states[0] if router else hidden,  # before the first layer: no pass is needed for it
                 [sample.image is not None for sample in samples],
             ),
             "audio_preview": self._previews(samples, audio),
         }
         if not router:
-            features["confidence"] = confidence_features(output.logits, tokens, lengths)
+            # A first token that the settings put before every answer was not chosen, so nothing is sure of it.
+            given = int(len(output.logits) > 1 and forced_start(self.model.base) is not None)
+            features["confidence"] = confidence_features(output.logits[given:], tokens[:, given:], lengths - given)
         prompt = inputs["attention_mask"].sum(dim=1).cpu().numpy()
         return BasePass(
             samples=list(samples),
@@ -189,7 +191,7 @@ class Passes:
             prefix=base.prefix,
         )
         answers = self.model.decode(output, base.inputs)
-        lengths = answer_lengths(output.sequences[:, base.inputs["input_ids"].shape[1] :], self._end_ids())
+        lengths = answer_lengths(self._tokens(output, base.inputs), self._end_ids())
         return UsePass(
             answers,
             _scores(answers, base.samples),
@@ -230,13 +232,22 @@ class Passes:
             )
         return np.array(values, dtype=np.float32)
 
+    def _tokens(self, output: Any, inputs: Any) -> Any:
+        """Return what was said, int64 [B, T], without the prompt."""
+        from supervised.base import has_encoder
+        from supervised.prompts import answer_tokens
+
+        return answer_tokens(output.sequences, inputs, has_encoder(self.model.base))
+
     def _end_ids(self) -> list[int]:
         return end_ids(self.model)
 
 
 def end_ids(model: SafeModel) -> list[int]:
     """Return the tokens that end an answer."""
-    ends = model.base.generation_config.eos_token_id
+    from supervised.base import generator
+
+    ends = generator(model.base).generation_config.eos_token_id
     if ends is None:
         return []
     return [int(end) for end in ends] if isinstance(ends, (list, tuple)) else [int(ends)]

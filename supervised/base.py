@@ -8,6 +8,7 @@ text-and-image embeddings. Nothing here changes the model; no code from the chec
 from __future__ import annotations
 
 import hashlib
+import inspect
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -128,17 +129,38 @@ def has_encoder(model: Any) -> bool:
     return bool(getattr(language_model(model).config, "is_encoder_decoder", False))
 
 
-def refuse_encoder(model: Any, what: str) -> None:
-    """Refuse a base whose language model has an encoder where that is not supported yet.
+def decoder_start(model: Any) -> int:
+    """Return the token with which the decoder of an encoder-decoder begins, as `generate` chooses it.
 
     Raises:
-        ModelError: it has one.
+        ModelError: neither the generation settings nor the configuration name one.
     """
-    if has_encoder(model):
-        raise ModelError(
-            f"{what} needs a base with a decoder alone, and {type(model).__name__} has an encoder-decoder; it can be "
-            "attached and asked through SafeModel, or give e.g. a LLaVA or BLIP-2 with OPT."
-        )
+    sources = (generator(model).generation_config, language_model(model).config.get_text_config(decoder=True))
+    for name in ("decoder_start_token_id", "bos_token_id"):
+        for source in sources:
+            if (token := getattr(source, name, None)) is not None:
+                return int(token)
+    raise ModelError(
+        f"base {type(model).__name__} names no decoder_start_token_id, so its decoder cannot begin an answer; "
+        "set it in the checkpoint's generation_config.json."
+    )
+
+
+def forced_start(model: Any) -> int | None:
+    """Return the token that `generate` puts before every answer whatever the logits say (BART's), or None."""
+    token = getattr(generator(model).generation_config, "forced_bos_token_id", None)
+    return None if token is None else int(token)
+
+
+def has_position_table(model: Any) -> bool:
+    """Return whether the text stack looks its positions up in a table, as GPT-2 does, and the base takes them.
+
+    Such a stack counts columns, padding included, unless it is told the positions; rotary ones see distances only.
+    """
+    if "position_ids" not in inspect.signature(model.forward).parameters or keeps_state(model):
+        return False
+    words = model.get_input_embeddings()
+    return any(isinstance(part, nn.Embedding) and part is not words for part in resolve_stack(model).children())
 
 
 def token_positions(attended: Tensor) -> Tensor:

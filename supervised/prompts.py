@@ -12,10 +12,10 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from supervised.base import LOAD_ERRORS, first_line
+from supervised.base import LOAD_ERRORS, first_line, forced_start, has_encoder
 from supervised.data.media import read_image
 from supervised.data.sample import Sample
-from supervised.errors import DataError
+from supervised.errors import DataError, ModelError
 
 PLAIN = "Question: {} Answer:"
 """Prompt for bases without a chat template; {} is the question."""
@@ -122,6 +122,23 @@ def answer_tokens(sequences: Any, inputs: Mapping[str, Any], encoder_decoder: bo
     Arguments as of `read_answers`.
     """
     return sequences[:, 1 if encoder_decoder else inputs["input_ids"].shape[1] :]
+
+
+def answer_ids(base: Any, tokenizer: Any, answer: str) -> list[int]:
+    """Return the token ids with which the base says `answer`, the end token last.
+
+    An encoder-decoder's answers stand between the special tokens of its tokenizer: BART's begin with <s>.
+
+    Raises:
+        ModelError: the tokenizer has no end token.
+    """
+    end, apart = tokenizer.eos_token_id, has_encoder(base)
+    if end is None:
+        raise ModelError("the base's tokenizer has no end token, so no answer could end; give one that has.")
+    ids = list(tokenizer(answer, add_special_tokens=apart)["input_ids"])
+    if (first := forced_start(base)) is not None and ids[:1] != [first]:
+        ids = [first, *ids]
+    return ids if apart and ids[-1:] == [end] else [*ids, end]
 
 
 def picture_token(processor: Any) -> str | None:

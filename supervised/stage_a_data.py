@@ -1,10 +1,10 @@
 """Questions made ready for Stage A, once: token ids, what the encoder heard, what the vision tower saw.
 
 In: samples and a `SafeModel`. Out: teacher-forced batches (left-padded prompt, then the answer and the end token,
-right-padded) and plain prompts for evaluation. Everything frozen is computed a single time and kept in memory:
-audio tokens as float32, bit-equal to the encoder's output, or as float16 where they would exceed `CACHE_BYTES`;
-image features where transformers lets a caller pass them in, pixel values otherwise. Neighbouring questions that
-hold the same clip object share one pass of the encoder.
+right-padded; an encoder-decoder gets the answer in its decoder) and plain prompts for evaluation. Everything frozen is
+computed a single time and kept in memory: audio tokens as float32, bit-equal to the encoder's output, or as float16
+where they would exceed `CACHE_BYTES`; image features where transformers lets a caller pass them in, pixel values
+otherwise. Neighbouring questions that hold the same clip object share one pass of the encoder.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from supervised.answers import target_answer
-from supervised.base import refuse_encoder
+from supervised.base import decoder_start, has_encoder, has_position_table, token_positions
 from supervised.data.sample import Sample, Waveform
 from supervised.encoders.features import AudioFeatures
-from supervised.errors import DataError, ModelError
+from supervised.errors import DataError
 from supervised.losses import IGNORED
+from supervised.prompts import answer_ids
 from supervised.safe_model import SafeModel
 
 CACHE_BYTES = 1 << 30
@@ -38,7 +40,7 @@ CHUNK = 64
 
 @dataclass(frozen=True)
 class Batch:
-    """B questions; L = longest prompt + K, K = longest answer with its end token."""
+    """B questions; K = longest answer with its end token, L = longest prompt + K, of an encoder-decoder without K."""
 
     rows: list[int]
     """Where the questions stand among the examples."""
@@ -64,9 +66,8 @@ class Examples:
 
         Raises:
             DataError: a picture or a clip cannot be used.
-            ModelError: the base's language model has an encoder.
+            ModelError: the base's tokenizer has no end token.
         """
-        refuse_encoder(model.base, "Stage A")
         self.model = model
         self.ids: list[str] = []
         self.questions: list[Sample] = []  # without their media
@@ -100,41 +101,57 @@ class Examples:
 
     def batch(self, rows: Sequence[int]) -> Batch:
         """Return the questions at `rows` with their answers, for a forward pass."""
-        tokenizer = self.model.processor.tokenizer
-        prompt = max(len(self.prompts[row]) for row in rows)
-        answer = max(len(self.targets[row]) for row in rows)
-        ids = torch.full((len(rows), prompt + answer), tokenizer.pad_token_id or 0)  # (B, L)
-        attended, prompted = torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool)
-        labels = torch.full((len(rows), answer), IGNORED)  # (B, K)
-        for i, row in enumerate(rows):
-            begin, end = prompt - len(self.prompts[row]), prompt + len(self.targets[row])
-            ids[i, begin:prompt], ids[i, prompt:end] = self.prompts[row], self.targets[row]
-            attended[i, begin:end], prompted[i, begin:prompt] = 1, True
-            labels[i, : end - prompt] = self.targets[row]
-        inputs, images = self._inputs(rows, ids, attended)
-        device = self.model.device
+        base, device = self.model.base, self.model.device
+        ids, attended = self._prompts(rows)  # (B, P)
+        prompted = attended.bool()
+        labels = pad_sequence([self.targets[row] for row in rows], batch_first=True, padding_value=IGNORED)  # (B, K)
+        answered = labels.masked_fill(labels == IGNORED, self._pad)
+        if has_encoder(base):
+            inputs, images = self._inputs(rows, ids, attended)
+            start = torch.full_like(answered[:, :1], decoder_start(base))
+            inputs["decoder_input_ids"] = torch.cat([start, answered[:, :-1]], 1).to(device)  # (B, K)
+        else:
+            ids, attended = (
+                torch.cat([ids, answered], 1),
+                torch.cat([attended, (labels != IGNORED).long()], 1),
+            )  # (B, L)
+            prompted = torch.cat([prompted, torch.zeros_like(labels, dtype=torch.bool)], 1)
+            inputs, images = self._inputs(rows, ids, attended)
+            if has_position_table(base):  # `generate` tells them, too
+                inputs["position_ids"] = token_positions(inputs["attention_mask"])
         retention = self.retention[list(rows)].to(device)
         return Batch(list(rows), inputs, prompted.to(device), labels.to(device), self._audio(rows), images, retention)
 
     def prompt(self, rows: Sequence[int]) -> tuple[dict[str, Any], AudioFeatures, Any]:
         """Return inputs, audio and images of the questions at `rows`, left-padded, for `generate`."""
-        length = max(len(self.prompts[row]) for row in rows)
-        ids = torch.full((len(rows), length), self.model.processor.tokenizer.pad_token_id or 0)  # (B, P)
-        attended = torch.zeros_like(ids)
-        for i, row in enumerate(rows):
-            ids[i, length - len(self.prompts[row]) :] = self.prompts[row]
-            attended[i, length - len(self.prompts[row]) :] = 1
-        inputs, images = self._inputs(rows, ids, attended)
+        inputs, images = self._inputs(rows, *self._prompts(rows))
         return inputs, self._audio(rows), images
 
     def logits(self, batch: Batch, audio: AudioFeatures | None, gate: float, budget: int | None = None) -> Tensor:
         """Return the logits (B, K, V) that predict the labels; without `audio` they are the base's."""
-        keep = batch.labels.shape[1] + 1  # the last prompt token and the answer; the last position predicts nothing
+        # A decoder-only base: the last prompt token and the answer, whose last position predicts nothing. A decoder
+        # of its own reads the answer alone, so all of its positions are wanted; T5 does not take another number.
+        apart = has_encoder(self.model.base)
+        keep = 0 if apart else batch.labels.shape[1] + 1
         output = self.model.forward(
             batch.inputs, audio, gate, batch.prompt_mask, batch.images, logits_to_keep=keep, budget=budget
         )
-        logits: Tensor = output.logits[:, :-1]
+        logits: Tensor = output.logits if apart else output.logits[:, :-1]
         return logits
+
+    @property
+    def _pad(self) -> int:
+        return int(self.model.processor.tokenizer.pad_token_id or 0)
+
+    def _prompts(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return ids and attention mask (B, P) of the prompts at `rows`, left-padded."""
+        length = max(len(self.prompts[row]) for row in rows)
+        ids = torch.full((len(rows), length), self._pad)
+        attended = torch.zeros_like(ids)
+        for i, row in enumerate(rows):
+            begin = length - len(self.prompts[row])
+            ids[i, begin:], attended[i, begin:] = self.prompts[row], 1
+        return ids, attended
 
     def _tokenise(self, chunk: list[Sample]) -> None:
         """Append prompts, targets and pictures of the chunk."""
@@ -161,19 +178,19 @@ class Examples:
                 if name in ("input_ids", "attention_mask") or (name == "pixel_values" and self._images is not None):
                     continue
                 row = value if len(chunk) == 1 else value[i : i + 1]
-                token_wise = value.shape == attended.shape
+                token_wise = value.shape == attended.shape and not _apart(name)
                 rest[name] = (row[:, attended[i]] if token_wise else row).clone()  # a view would keep the whole chunk
             self._rest.append(rest)
 
     def _target(self, answer: str) -> Tensor:
         """Return the answer's token ids, the end token last."""
-        tokenizer = self.model.processor.tokenizer
-        if tokenizer.eos_token_id is None:
-            raise ModelError("the base's tokenizer has no end token, so no answer could end; give one that has.")
-        ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
-        if not ids:
+        if not self.model.processor.tokenizer(answer, add_special_tokens=False)["input_ids"]:
             raise DataError(f"answer {answer!r} has no token in the base's vocabulary; correct it or leave it out.")
-        return torch.tensor([*ids, tokenizer.eos_token_id])
+        return torch.tensor(self.answer_ids(answer))
+
+    def answer_ids(self, answer: str) -> list[int]:
+        """Return the token ids with which the base says `answer`, the end token last."""
+        return answer_ids(self.model.base, self.model.processor.tokenizer, answer)
 
     def _hear(self, chunk: list[Sample], half: bool) -> AudioFeatures:
         """Encode the chunk's clips, each distinct object once."""
@@ -190,7 +207,9 @@ class Examples:
         for name in {name: None for row in rows for name in self._rest[row]}:
             having = [i for i, row in enumerate(rows) if name in self._rest[row]]
             values = [self._rest[rows[i]][name] for i in having]
-            if all(value.shape == (1, len(self.prompts[rows[i]])) for i, value in zip(having, values, strict=True)):
+            if _apart(name):  # padded per chunk, masked by a mask of its own
+                inputs[name] = pad_sequence([value[0] for value in values], batch_first=True).to(device)
+            elif all(value.shape == (1, len(self.prompts[rows[i]])) for i, value in zip(having, values, strict=True)):
                 under = torch.zeros_like(ids, dtype=values[0].dtype)  # padding and answer get 0, the type of text
                 for i, value in zip(having, values, strict=True):
                     begin = int(attended[i].argmax())  # the first real token
@@ -254,6 +273,11 @@ def _read_ahead(samples: Sequence[Sample], chosen: Sequence[int]) -> Iterator[li
             chunk = ahead.result()
             ahead = pool.submit(read, start + CHUNK)
             yield chunk
+
+
+def _apart(name: str) -> bool:
+    """Return whether an argument is the question as InstructBLIP's Q-former reads it, with tokens of its own."""
+    return name.startswith("qformer_")
 
 
 def _image_features(output: Any, count: int) -> Sequence[Tensor] | None:

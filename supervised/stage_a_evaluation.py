@@ -26,9 +26,8 @@ class Evaluation:
         """Let the base answer all `examples` without audio; `budgets` are judged each, none: all audio tokens."""
         self.examples, self.budgets = examples, budgets
         # One token more than the longest accepted answer has: whatever is longer is wrong, so its end is not needed.
-        tokenizer = examples.model.processor.tokenizer
         accepted = sorted({answer for question in examples.questions for answer in question.answers})
-        self.max_new_tokens = 1 + max(len(ids) for ids in tokenizer(accepted, add_special_tokens=False)["input_ids"])
+        self.max_new_tokens = max(len(examples.answer_ids(answer)) for answer in accepted)
         self.base_scores = self._scores(hear=False)
         self.base = self._means(self.base_scores)
 

@@ -197,3 +197,67 @@ def tiny_model(tiny_config: ModelConfig) -> SafeModel:
     with torch.random.fork_rng():
         torch.manual_seed(4)
         return SafeModel.attach(tiny_config)
+
+
+@pytest.fixture(scope="session")
+def tiny_t5_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BLIP-2 with a T5, so an encoder-decoder, of two layers and width 32, with processor: 4 image tokens."""
+    import torch
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+    from transformers import (
+        Blip2Config,
+        Blip2ForConditionalGeneration,
+        Blip2Processor,
+        Blip2QFormerConfig,
+        Blip2VisionConfig,
+        BlipImageProcessorPil,
+        PreTrainedTokenizerFast,
+        T5Config,
+    )
+
+    vocabulary = {word: i for i, word in enumerate(["<pad>", "</s>", "<unk>", "<image>", "question", "answer", *WORDS])}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    words.normalizer = normalizers.Lowercase()
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        eos_token="</s>",
+        additional_special_tokens=["<image>"],
+        padding_side="left",
+    )
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = T5Config(
+        vocab_size=len(vocabulary),
+        d_model=32,
+        d_kv=8,
+        d_ff=64,
+        num_layers=2,
+        num_decoder_layers=2,
+        num_heads=4,
+        dropout_rate=0.0,
+        pad_token_id=0,
+        eos_token_id=1,
+        decoder_start_token_id=0,
+    )
+    config = Blip2Config(
+        vision_config=Blip2VisionConfig(**small, image_size=48, patch_size=16).to_dict(),
+        qformer_config=Blip2QFormerConfig(**small, encoder_hidden_size=16, vocab_size=8).to_dict(),
+        text_config=text.to_dict(),
+        num_query_tokens=4,
+        image_token_index=vocabulary["<image>"],
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = Blip2ForConditionalGeneration(config).eval()
+        for name, parameter in model.named_parameters():
+            # As initialised, pictures and what the encoder read hardly matter to the answer.
+            if parameter.dim() > 1 and ("language_model" not in name or "EncDecAttention" in name):
+                parameter.data.mul_(4)
+    model.language_model.generation_config.suppress_tokens = [vocabulary["<image>"]]
+    processor = Blip2Processor(BlipImageProcessorPil(size={"height": 48, "width": 48}), tokenizer, num_query_tokens=4)
+    folder = tmp_path_factory.mktemp("t5")
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
