@@ -22,9 +22,9 @@ from fusion_overhead import clock_for, median, timed
 from random_llava import SCALES, question, random_base, safe_models
 from torch import Tensor
 
-from supervised.config import StageAConfig
 from supervised.losses import IGNORED, distillation_loss, task_loss
-from supervised.stage_a_schedule import parameter_groups
+from supervised.stage_a.config import StageAConfig
+from supervised.stage_a.schedule import parameter_groups
 
 ANSWER = 4
 
@@ -71,8 +71,8 @@ class Steps:
         logits = self._logits(heard=True)
         task = task_loss(logits, self.labels.masked_fill(retention, IGNORED))
         mask = retention.expand_as(self.labels)
-        distill = distillation_loss(logits, self.plain, mask, config.temperature)
-        loss = config.task_weight * task + config.distill_weight * distill
+        distill = distillation_loss(logits, self.plain, mask, config.loss.temperature)
+        loss = config.loss.task * task + config.loss.distill * distill
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]

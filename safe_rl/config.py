@@ -17,10 +17,11 @@ from agents.config import (
 )
 from envs.config import OutcomesConfig, RewardConfig
 from safe_rl.tuning.config import TuneConfig
-from supervised.config import BridgeConfig, DataConfig, ModelConfig, StageAConfig
+from supervised.config import BridgeConfig, DataConfig, ModelConfig
 from supervised.demo.config import PretrainConfig
 from supervised.diagnostics.config import EvaluateConfig
 from supervised.errors import ConfigError
+from supervised.stage_a.config import StageAConfig
 
 LEARNED = {"ppo": "ppo_lagrangian", "exact": "exact_gradient"}
 """Agent -> name of its policies in the figures of a run."""

@@ -15,10 +15,10 @@ from safe_rl.config import RunConfig
 from safe_rl.determinism import prepare
 from safe_rl.options import existing_folder, to_dict
 from safe_rl.run_folder import RunFolder
-from supervised.config import StageAConfig
 from supervised.demo import BASE, ENCODER
 from supervised.errors import CheckpointError, ConfigError, TableError
 from supervised.files import sha256_file
+from supervised.stage_a.config import StageAConfig
 
 if TYPE_CHECKING:
     from envs.outcomes import OutcomeTable
@@ -116,7 +116,7 @@ def trained_model(config: RunConfig, adapter: Path) -> SafeModel:
 def _train_adapter(config: RunConfig, artefact: Artefact) -> None:
     from supervised.data.source import open_split
     from supervised.safe_model import SafeModel
-    from supervised.stage_a import train_stage_a
+    from supervised.stage_a.training import train_stage_a
 
     print(f"Stage A: training the adapter in {artefact.folder}")
     prepare(config.stage_a.seed, config.threads)

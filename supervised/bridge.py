@@ -30,7 +30,7 @@ from supervised.files import write_json
 from supervised.losses import IGNORED, task_loss
 from supervised.parts import find_device
 from supervised.prompts import write_inputs
-from supervised.stage_a_checkpoint import (
+from supervised.stage_a.checkpoint import (
     Progress,
     checkpoints,
     random_states,
@@ -38,7 +38,7 @@ from supervised.stage_a_checkpoint import (
     restore,
     save_checkpoint,
 )
-from supervised.stage_a_schedule import order
+from supervised.stage_a.schedule import order
 
 BASE = "base"
 

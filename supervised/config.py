@@ -260,69 +260,6 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class StageAConfig:
-    """Training of the adapter (Stage A): hear where there is something to hear, stay the base elsewhere."""
-
-    steps: int = 1000
-    """Optimiser steps at most; early stopping may end sooner."""
-    batch_size: int = 64
-    """Questions per step, with and without need of audio as the data mix them."""
-    projector_lr: float = 1e-3
-    """Peak learning rate of the projector; 1e-4 for a base of billions of parameters."""
-    fusion_lr: float = 1e-3
-    """Peak learning rate of the cross-attention and of the residual scale; 5e-5 for a large base."""
-    marker_lr: float = 1e-3
-    """Peak learning rate of the marker embeddings; 1e-4 for a large base."""
-    weight_decay: float = 0.01
-    """Decay of matrices; markers, norms, biases and the residual scale have none."""
-    warmup_steps: int = 50
-    """Steps in which the learning rates rise from 0; afterwards they follow a cosine to 0."""
-    gate_warmup_steps: int = 200
-    """Steps in which the gate rises to 1; 2000 for a large base."""
-    task_weight: float = 1.0
-    """Weight of the cross-entropy on questions with audio."""
-    distill_weight: float = 1.0
-    """Weight of the distillation towards the base on retention questions with irrelevant audio."""
-    temperature: float = 3.0
-    """Temperature of the distillation."""
-    clip_norm: float = 1.0
-    """Largest norm of the whole gradient."""
-    budgets: tuple[int, ...] = ()
-    """Audio tokens to get by with, one budget drawn per step; []: those of outcomes.budgets, or all tokens always."""
-    eval_every: int = 200
-    """Steps between two evaluations."""
-    eval_samples: int = 800
-    """Validation questions of an evaluation at most."""
-    max_drop: float = 0.03
-    """Largest drop on retention questions that a best step may have; with none within it, the smallest drop wins."""
-    patience: int = 3
-    """Evaluations without a better one, after the gate's warm-up, that end the training."""
-    checkpoint_every: int = 200
-    """Steps between two checkpoints; the only value that may change when a run goes on."""
-    seed: int = 0
-    """Seed of the order of the questions."""
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "eval_every", "eval_samples", "patience", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"stage_a.{name} must be at least 1, got {getattr(self, name)}; use e.g. 100.")
-        for name in ("warmup_steps", "gate_warmup_steps", "seed"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"stage_a.{name} must not be below 0, got {getattr(self, name)}; use e.g. 0.")
-        for name in ("projector_lr", "fusion_lr", "marker_lr", "temperature", "clip_norm"):
-            value = getattr(self, name)
-            if not 0 < value < float("inf"):
-                raise ConfigError(f"stage_a.{name} must be above 0 and finite, got {value}; use e.g. 1e-3.")
-        for name in ("weight_decay", "task_weight", "distill_weight", "max_drop"):
-            value = getattr(self, name)
-            if not 0 <= value < float("inf"):
-                raise ConfigError(f"stage_a.{name} must be at least 0 and finite, got {value}; use e.g. 0.01.")
-        check_budgets("stage_a.budgets", self.budgets)
-        if self.task_weight == self.distill_weight == 0:
-            raise ConfigError("stage_a.task_weight and stage_a.distill_weight are both 0; give one of them, e.g. 1.")
-
-
-@dataclass(frozen=True)
 class BridgeConfig:
     """Training of the projector of an assembled base, the only part of it that has never seen a picture."""
 

@@ -15,7 +15,7 @@ from supervised.diagnostics.cka import LEAST
 from supervised.encoders.features import AudioFeatures
 from supervised.errors import DataError
 from supervised.safe_model import SafeModel
-from supervised.stage_a_schedule import order
+from supervised.stage_a.schedule import order
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from supervised.config import StageAConfig
 from supervised.data.sample import Sample
 from supervised.diagnostics.questions import Questions
 from supervised.diagnostics.recording import Attended, Fused, recording
 from supervised.diagnostics.residual import Residual, figures, fusion_figures, residual, residual_scales
 from supervised.fusion.parts import Sound
 from supervised.safe_model import SafeModel
-from supervised.stage_a import train_stage_a
+from supervised.stage_a.config import GuardConfig, StageAConfig
+from supervised.stage_a.training import train_stage_a
 
 
 def fused(openness: torch.Tensor | None = None) -> Fused:
@@ -62,7 +62,9 @@ def test_a_training_step_logs_means_over_places(attach: Callable[..., SafeModel]
 def test_stage_a_logs_them_at_every_step(
     attach: Callable[..., SafeModel], samples: list[Sample], tmp_path: Path
 ) -> None:
-    config = StageAConfig(steps=3, batch_size=4, gate_warmup_steps=2, eval_every=3, eval_samples=4, max_drop=1.0)
+    config = StageAConfig(
+        steps=3, batch_size=4, gate_warmup_steps=2, eval_every=3, eval_samples=4, guard=GuardConfig(max_drop=1.0)
+    )
     train_stage_a(attach(), samples, samples, config, tmp_path, progress=False)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     train = [line for line in lines if line["kind"] == "train"]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from supervised.answers import score_sample
-from supervised.stage_a_data import Examples
+from supervised.stage_a.examples import Examples
 
 BATCH = 128
 """Questions that are answered at once."""

@@ -1,7 +1,7 @@
 """Stage A: trains the adapter of a frozen model to hear, and to stay the base where there is nothing to hear.
 
-    L = task_weight * CE(answer | audio, g)              questions that need audio, answer tokens only
-      + distill_weight * T^2 * KL(base || safe)          retention questions with irrelevant audio, same positions
+    L = task * CE(answer | audio, g)              questions that need audio, answer tokens only
+      + distill * T^2 * KL(base || safe)          retention questions with irrelevant audio, same positions
 
 The gate g rises from just above 0 to 1: at 0 the adapter is bypassed and neither term has a gradient. With token
 budgets a step hears only as many audio tokens as its budget, so that every prefix of them learns to do. Into the run's
@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from supervised.config import StageAConfig
 from supervised.data.sample import Sample
 from supervised.diagnostics.recording import recording
 from supervised.diagnostics.residual import fusion_figures
@@ -30,7 +29,7 @@ from supervised.differences import differences
 from supervised.errors import CheckpointError, DataError, ModelError
 from supervised.losses import IGNORED, distillation_loss, task_loss
 from supervised.safe_model import SafeModel
-from supervised.stage_a_checkpoint import (
+from supervised.stage_a.checkpoint import (
     Progress,
     checkpoints,
     random_states,
@@ -39,10 +38,12 @@ from supervised.stage_a_checkpoint import (
     restore_random,
     save_checkpoint,
 )
-from supervised.stage_a_data import BaseLogits, Examples
-from supervised.stage_a_evaluation import Evaluation
-from supervised.stage_a_log import MetricsLog
-from supervised.stage_a_schedule import budget_at, gate_at, order, parameter_groups, questions_at, set_rates
+from supervised.stage_a.config import StageAConfig
+from supervised.stage_a.evaluation import Evaluation
+from supervised.stage_a.examples import Examples
+from supervised.stage_a.log import MetricsLog
+from supervised.stage_a.schedule import budget_at, gate_at, order, parameter_groups, questions_at, set_rates
+from supervised.stage_a.teacher import BaseLogits
 
 
 @dataclass(frozen=True)
@@ -208,8 +209,8 @@ class _Run:
         retention = batch.retention[:, None]  # (B, 1)
         task = task_loss(logits, batch.labels.masked_fill(retention, IGNORED))
         mask = (batch.labels != IGNORED) & retention  # (B, K)
-        distill = distillation_loss(logits, self.base_logits(batch, logits), mask, config.temperature)
-        loss = config.task_weight * task + config.distill_weight * distill
+        distill = distillation_loss(logits, self.base_logits(batch, logits), mask, config.loss.temperature)
+        loss = config.loss.task * task + config.loss.distill * distill
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -240,7 +241,7 @@ class _Run:
             self.best = {name: value.detach().clone() for name, value in self.model.adapter.state_dict().items()}
         if progress.step < self.config.gate_warmup_steps:
             progress.stale = 0  # the gate of the training is not yet the gate of the evaluation
-        progress.stopped = progress.stale >= self.config.patience
+        progress.stopped = progress.stale >= self.config.guard.patience
         self._record("evaluation", figures)
         self.whole = True
 
@@ -306,9 +307,9 @@ class _Run:
         }
         used = torch.zeros_like(present)
         for name, (kind, words) in kinds.items():
-            if getattr(self.config, f"{name}_weight") > 0:
+            if getattr(self.config.loss, name) > 0:
                 if not bool((kind & present).any()):
-                    raise DataError(f"no training question {words}; add some, or set stage_a.{name}_weight to 0.")
+                    raise DataError(f"no training question {words}; add some, or set stage_a.loss.{name} to 0.")
                 used |= kind & present
         return [int(row) for row in used.nonzero()[:, 0]]
 
@@ -321,7 +322,7 @@ class _Run:
     def _rank(self, figures: dict[str, float]) -> tuple[bool, float, float]:
         """Return the key that is larger for the better evaluation: within the drop, hearing counts; else the drop."""
         accuracy, drop = figures["audio_accuracy"], figures["drop"]
-        within = drop <= self.config.max_drop
+        within = drop <= self.config.guard.max_drop
         return (within, accuracy, -drop) if within else (within, -drop, accuracy)
 
 

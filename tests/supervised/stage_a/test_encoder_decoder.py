@@ -11,13 +11,15 @@ import torch
 from PIL import Image
 
 from supervised.base import decoder_start, has_position_table, token_positions, weights_sha256
-from supervised.config import ModelConfig, StageAConfig
+from supervised.config import ModelConfig
 from supervised.data.sample import Sample, Waveform
 from supervised.errors import ModelError
 from supervised.losses import IGNORED
 from supervised.safe_model import SafeModel
-from supervised.stage_a import train_stage_a
-from supervised.stage_a_data import BaseLogits, Examples
+from supervised.stage_a.config import GuardConfig, StageAConfig
+from supervised.stage_a.examples import Examples
+from supervised.stage_a.teacher import BaseLogits
+from supervised.stage_a.training import train_stage_a
 
 TONES = {"dog": 300.0, "rain": 2500.0}
 START, END, PAD = 0, 1, 0
@@ -101,7 +103,7 @@ def test_training_lowers_the_loss_and_leaves_the_base_as_it_was(model: SafeModel
         eval_every=20,
         eval_samples=4,
         checkpoint_every=20,
-        max_drop=1.0,
+        guard=GuardConfig(max_drop=1.0),
     )
     result = train_stage_a(model, questions(16, 0), questions(4, 1), config, tmp_path, progress=False)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

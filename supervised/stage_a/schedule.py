@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from supervised.config import StageAConfig
+from supervised.stage_a.config import StageAConfig
 
 
 def parameter_groups(adapter: nn.Module, config: StageAConfig) -> list[dict[str, Any]]:

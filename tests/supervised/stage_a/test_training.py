@@ -13,17 +13,19 @@ import torch
 from PIL import Image
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from supervised import stage_a_data
-from supervised.config import ModelConfig, StageAConfig
+from supervised.config import ModelConfig
 from supervised.data.sample import Sample, Waveform
 from supervised.encoders.features import AudioFeatures
 from supervised.errors import CheckpointError, ConfigError, DataError, ModelError
 from supervised.losses import IGNORED
 from supervised.safe_model import SafeModel
-from supervised.stage_a import StageAResult, train_stage_a
-from supervised.stage_a_checkpoint import checkpoints
-from supervised.stage_a_data import BaseLogits, Examples
-from supervised.stage_a_schedule import budget_at, gate_at, order, parameter_groups, questions_at, rate_factor
+from supervised.stage_a import examples as stage_a_examples
+from supervised.stage_a.checkpoint import checkpoints
+from supervised.stage_a.config import GuardConfig, LossConfig, StageAConfig
+from supervised.stage_a.examples import Examples
+from supervised.stage_a.schedule import budget_at, gate_at, order, parameter_groups, questions_at, rate_factor
+from supervised.stage_a.teacher import BaseLogits
+from supervised.stage_a.training import StageAResult, train_stage_a
 
 CONFIG = StageAConfig(
     steps=7,
@@ -33,8 +35,7 @@ CONFIG = StageAConfig(
     eval_every=3,
     eval_samples=6,
     checkpoint_every=2,
-    patience=9,
-    max_drop=1.0,
+    guard=GuardConfig(max_drop=1.0, patience=9),
 )
 TONES = {"dog": 300.0, "rain": 2500.0}
 
@@ -117,7 +118,7 @@ def test_the_adapter_learns_and_the_base_does_not_change(attach: Callable[[], Sa
         fusion_lr=0.02,
         marker_lr=0.02,
         eval_every=60,
-        distill_weight=0,
+        loss=LossConfig(distill=0),
     )
     result = run(model, tmp_path, config)
     train = [line for line in lines(tmp_path) if line["kind"] == "train"]
@@ -131,9 +132,15 @@ def test_the_adapter_learns_and_the_base_does_not_change(attach: Callable[[], Sa
 def test_distillation_holds_the_model_near_its_base(attach: Callable[[], SafeModel], tmp_path: Path) -> None:
     def last(weight: float) -> float:
         config = replace(
-            CONFIG, steps=40, batch_size=12, fusion_lr=0.01, projector_lr=0.01, eval_every=99, distill_weight=weight
+            CONFIG,
+            steps=40,
+            batch_size=12,
+            fusion_lr=0.01,
+            projector_lr=0.01,
+            eval_every=99,
+            loss=LossConfig(distill=weight),
         )
-        run(attach(), tmp_path / str(weight), config)
+        run(attach(), tmp_path / str(weight), replace(config, loss=LossConfig(distill=weight)))
         train = [line["distill_loss"] for line in lines(tmp_path / str(weight)) if line["kind"] == "train"]
         return float(np.mean(train[-5:]))
 
@@ -322,7 +329,8 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
 
 
 def test_patience_ends_a_run_that_gets_no_better(attach: Callable[[], SafeModel], tmp_path: Path) -> None:
-    still = replace(CONFIG, projector_lr=1e-12, fusion_lr=1e-12, marker_lr=1e-12, eval_every=1, patience=2)
+    still = replace(CONFIG, projector_lr=1e-12, fusion_lr=1e-12, marker_lr=1e-12, eval_every=1)
+    still = replace(still, guard=GuardConfig(max_drop=1.0, patience=2))
     result = run(attach(), tmp_path, still)
     # The gate's warm-up takes 3 steps; patience counts evaluations from the third on.
     assert (result.stopped_early, result.steps, result.best_step) == (True, 4, 1)
@@ -345,12 +353,12 @@ def test_missing_kinds_of_questions_are_refused_with_a_remedy(attach: Callable[[
             (
                 only_audio,
                 everything,
-                r"no training question needs no audio .*; add some, or set stage_a\.distill_weight",
+                r"no training question needs no audio .*; add some, or set stage_a\.loss\.distill",
             ),
             (
                 only_retention,
                 everything,
-                r"no training question needs audio and has a clip; .* stage_a\.task_weight to 0",
+                r"no training question needs audio and has a clip; .* stage_a\.loss\.task to 0",
             ),
             (silent, everything, "no training question needs audio and has a clip"),
             (everything, silent, "no validation question has audio"),
@@ -523,7 +531,7 @@ def test_cached_audio_has_the_bits_of_the_encoder_and_is_halved_when_it_is_large
     model, samples = attach(), questions(3, 0)
     direct: AudioFeatures = model.encode_audio([sample.audio for sample in samples])
     assert torch.equal(prepared(model, samples).audio.tokens, direct.tokens)
-    monkeypatch.setattr(stage_a_data, "CACHE_BYTES", 0)
+    monkeypatch.setattr(stage_a_examples, "CACHE_BYTES", 0)
     halved = prepared(model, samples)
     assert halved.audio.tokens.dtype == torch.float16
     torch.testing.assert_close(halved.batch([0]).audio.tokens.float(), direct.tokens[:1], rtol=1e-3, atol=1e-3)
@@ -536,29 +544,8 @@ def test_base_logits_are_the_same_from_the_cache_and_on_demand(
     batch = examples.batch([0, 1, 3, 4])
     like = torch.empty(4, 2, examples.model.base.get_output_embeddings().weight.shape[0])
     cached = BaseLogits(examples, [1, 3, 5])(batch, like)
-    monkeypatch.setattr(stage_a_data, "CACHE_BYTES", 0)
+    monkeypatch.setattr(stage_a_examples, "CACHE_BYTES", 0)
     torch.testing.assert_close(BaseLogits(examples, [1, 3, 5])(batch, like), cached, rtol=1e-4, atol=1e-4)
     assert cached[[1, 2]].any(-1).all()
     assert not cached[[0, 3]].any()
     torch.testing.assert_close(cached[[1, 2]], examples.logits(batch, None, 0.0)[[1, 2]], rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("steps", 0, r"stage_a\.steps must be at least 1, got 0; use e\.g\. 100"),
-        ("projector_lr", 0.0, r"stage_a\.projector_lr must be above 0 and finite, got 0\.0"),
-        ("temperature", float("inf"), r"stage_a\.temperature must be above 0 and finite, got inf"),
-        ("weight_decay", -0.1, r"stage_a\.weight_decay must be at least 0 and finite, got -0\.1"),
-        ("warmup_steps", -1, r"stage_a\.warmup_steps must not be below 0, got -1"),
-        ("budgets", (8, 4), r"stage_a\.budgets must be rising numbers >= 1, got \[8, 4\]"),
-    ],
-)
-def test_values_out_of_range_are_refused(name: str, value: Any, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        replace(StageAConfig(), **{name: value})
-
-
-def test_both_weights_at_zero_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"task_weight and stage_a\.distill_weight are both 0; give one of them"):
-        StageAConfig(task_weight=0, distill_weight=0)

@@ -1,0 +1,1 @@
+"""Stage A: the training that teaches an adapter to hear and keeps the frozen base what it is."""
