@@ -28,3 +28,7 @@ class CheckpointError(SafeError, ValueError):
 
 class TableError(SafeError, ValueError):
     """An outcome table is missing, damaged, of another version or of another adapter."""
+
+
+class ProcessError(SafeError, RuntimeError):
+    """A process of the run ended while others still needed it."""
