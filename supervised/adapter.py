@@ -49,6 +49,8 @@ class Adapter(nn.Module):
         self.join = JoinedTokens(token_parts)
         self.projector = new_projector(projector, token_dim, width, embedding_rms)
         self.fusion = new_fusion(fusion, width, embedding_rms)
+        self.dropout = nn.Dropout(fusion.dropout)
+        """On the residual, only while the adapter is in training mode; all else is the same in both modes."""
         self.markers = nn.Parameter(embedding_mean.float().repeat(len(MARKERS), 1))  # (2, D): <audio>, </audio>
 
     def forward(
@@ -157,4 +159,4 @@ class Adapter(nn.Module):
             unit = sizes(heard)  # (B, L, 1): deeper states have sizes of their own, each layer and position another
         scale = first.residual_scale if fusion.residual_scale is None else fusion.residual_scale
         residual: Tensor = fusion(Listeners(heard, unit, hears), sound)  # (B, L, D)
-        return hidden + scale * unit * residual
+        return hidden + scale * unit * self.dropout(residual)

@@ -185,6 +185,10 @@ class FusionConfig:
     """Rank of the LoRA matrices on the query and value projections (lora and gated)."""
     lora_alpha: float = 16
     """LoRA's scale is alpha / rank."""
+    rms_match: bool = True
+    """Cap what a position takes over at the size of the base's own states; false: no cap (an ablation)."""
+    dropout: float = 0.0
+    """Share of the residual's numbers that are dropped in training; 0: none."""
     scope: Literal["prompt", "suffix"] = "prompt"
     """Positions that hear: prompt, all but the answer; suffix, those after the last picture (its cache can be kept)."""
     injection: Literal["residual", "tokens"] = "residual"
@@ -205,13 +209,19 @@ class FusionConfig:
             value = getattr(self, name)
             if not 0 < value < float("inf"):  # at 0 the rest of the adapter would have no gradient
                 raise ConfigError(f"fusion.{name} must be above 0 and finite, got {value}; use e.g. 0.05.")
-        if self.scope not in ("prompt", "suffix"):
-            raise ConfigError(f"fusion.scope must be prompt or suffix, got {self.scope}; use e.g. suffix.")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"fusion.dropout must be at least 0 and below 1, got {self.dropout}; use e.g. 0.1.")
+        check_choice("fusion.scope", self.scope, ("prompt", "suffix"))
         if self.injection not in ("residual", "tokens"):
             raise ConfigError(f"fusion.injection must be residual or tokens, got {self.injection}; use e.g. residual.")
         if self.injection == "tokens" and self.layers:
             raise ConfigError(
                 f"fusion.layers is {list(self.layers)}, but inserted tokens enter with the embeddings; "
+                "leave it out, or use fusion.injection residual."
+            )
+        if self.injection == "tokens" and self.dropout:
+            raise ConfigError(
+                f"fusion.dropout is {self.dropout}, but inserted tokens make no residual; "
                 "leave it out, or use fusion.injection residual."
             )
 

@@ -58,7 +58,7 @@ class SafeModel:
         self.base = base
         self.processor = processor
         self.encoder = encoder
-        self.adapter = adapter
+        self.adapter = adapter.eval()  # training mode, with its dropout, is for a training step alone
         self.config = config
         self.fit = fit
         self.stack = resolve_stack(base)

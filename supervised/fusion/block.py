@@ -32,7 +32,8 @@ class BlockFusion(nn.Module):
         self.residual_scale = residual_scale
 
     def forward(self, listeners: Listeners, sound: Sound) -> Tensor:
-        """Return the residual (B, L, D), of a root mean square of at most 1 at every position."""
+        """Return the residual (B, L, D), with `rms_match` of a root mean square of at most 1 at every position."""
         context = self.attention.context(listeners, sound)  # (B, L, D)
         inner = self.expand(self.norm(listeners.hidden / listeners.unit + context))  # (B, L, 4 D)
-        return capped(context + self.contract(nn.functional.gelu(inner)))
+        total: Tensor = context + self.contract(nn.functional.gelu(inner))
+        return capped(total) if self.attention.rms_match else total

@@ -1,7 +1,7 @@
 """Cross-attention from hidden states (B, L, D) to audio tokens (B, K, D): the residual (B, L, D), in units.
 
     h' = LayerNorm?(h),  Q = h' Wq,  K = A Wk,  V = A Wv
-    residual = capped(attention(Q, K, V) Wo)
+    residual = capped(attention(Q, K, V) Wo)                                      without rms_match not capped
 
 Everything is computed in float32; audio tokens count in units of the base's embedding RMS. The four projections start
 as the identity, so that audio tokens act as words of the base would: a position attends to the token that resembles
@@ -28,6 +28,7 @@ class CrossAttentionFusion(nn.Module):
     position whose question needs no audio would be pushed as far as any other, and only the direction could be
     learned. Under the cap a position can attend to the marker tokens, whose values start near zero (the mean
     embedding), and stay as it is. The cap works position by position, so that a prompt may be processed in chunks.
+    Without `rms_match` there is no cap, and nothing bounds the residual.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class CrossAttentionFusion(nn.Module):
                 f"use e.g. {max(heads for heads in (1, 2, 4, 8) if not width % heads)}."
             )
         self.heads = config.heads
+        self.rms_match = config.rms_match
         self.embedding_rms = embedding_rms
         self.query_norm = nn.LayerNorm(width) if config.query_norm else None
         if config.kind in ("lora", "gated"):
@@ -52,8 +54,9 @@ class CrossAttentionFusion(nn.Module):
         self.residual_scale = residual_scale
 
     def forward(self, listeners: Listeners, sound: Sound) -> Tensor:
-        """Return the residual (B, L, D), of a root mean square of at most 1 at every position."""
-        return capped(self.context(listeners, sound))
+        """Return the residual (B, L, D), with `rms_match` of a root mean square of at most 1 at every position."""
+        context = self.context(listeners, sound)  # (B, L, D)
+        return capped(context) if self.rms_match else context
 
     def context(self, listeners: Listeners, sound: Sound) -> Tensor:
         """Return what every position took from the tokens, (B, L, D), before the cap."""

@@ -39,7 +39,7 @@ class GatedFusion(nn.Module):
         self.residual_scale = residual_scale
 
     def forward(self, listeners: Listeners, sound: Sound) -> Tensor:
-        """Return the residual (B, L, D), of a root mean square of at most g at every position."""
+        """Return the residual (B, L, D), with `rms_match` of a root mean square of at most g at every position."""
         return self.openness(listeners, sound)[:, None, None] * self.attention(listeners, sound)
 
     def openness(self, listeners: Listeners, sound: Sound) -> Tensor:

@@ -373,3 +373,51 @@ def test_parameters_of_a_large_adapter_by_hand() -> None:
     # Four LoRA matrices of rank 8, the norm, the residual scale.
     assert (counts["fusion"].trainable, counts["fusion"].frozen) == (4 * 8 * 4096 + 2 * 4096 + 1, 0)
     assert counts["markers"].trainable == 2 * 4096
+
+
+@pytest.mark.parametrize("kind", FUSIONS)
+def test_without_rms_match_no_kind_of_fusion_is_capped(kind: Any) -> None:
+    hidden, features = torch.randn(1, 3, 8), _features([True])
+    hears = torch.ones(1, 3, dtype=torch.bool)
+    sizes = {}
+    for match in (True, False):
+        adapter = _adapter(fusion=FusionConfig(kind=kind, heads=2, residual_scale=0.5, rms_match=match))
+        with torch.no_grad():
+            adapter.markers.fill_(50.0)  # a hundred units: whatever is attended to is loud
+            residual = (adapter(hidden, features, 1.0, hears) - hidden) / (0.5 * 0.5)  # scale 0.5, unit 0.5
+        sizes[match] = float(residual.square().mean(-1).sqrt().max())
+    assert sizes[True] <= 1 + 1e-5
+    assert sizes[False] > 10
+
+
+def test_dropout_scales_what_it_leaves_of_the_residual_and_drops_nothing_outside_training() -> None:
+    adapter = _adapter(fusion=FusionConfig(heads=2, residual_scale=0.5, dropout=0.25))
+    hidden, features = torch.randn(2, 50, 8), _features([True, True])
+    hears = torch.ones(2, 50, dtype=torch.bool)
+    with torch.no_grad():
+        whole = adapter.eval()(hidden, features, 1.0, hears) - hidden
+        assert torch.equal(adapter(hidden, features, 1.0, hears) - hidden, whole)
+        dropped = adapter.train()(hidden, features, 1.0, hears) - hidden
+    gone = dropped == 0
+    assert 0.15 < gone.float().mean() < 0.35  # of 800 numbers, 0.25 give or take six standard deviations
+    torch.testing.assert_close(dropped[~gone], whole[~gone] / 0.75, rtol=1e-3, atol=1e-5)
+
+
+def test_in_training_dropout_leaves_deaf_rows_and_positions_their_bits() -> None:
+    adapter = _adapter(fusion=FusionConfig(heads=2, residual_scale=0.5, dropout=0.5)).train()
+    hidden = torch.randn(2, 4, 8)
+    hidden[:, 1] = -0.0
+    hears = torch.tensor([[True, False, True, True]]).expand(2, -1)
+    result = adapter(hidden, _features([True, False]), 1.0, hears)
+    assert torch.equal(result[:, 1].view(torch.int32), hidden[:, 1].view(torch.int32))
+    assert torch.equal(result[1].view(torch.int32), hidden[1].view(torch.int32))
+    assert not torch.equal(result[0, 0], hidden[0, 0])
+
+
+def test_dropout_has_no_weights_and_is_nothing_by_default() -> None:
+    plain, dropping = _adapter(), _adapter(fusion=FusionConfig(heads=2, residual_scale=0.5, dropout=0.5))
+    assert plain.state_dict().keys() == dropping.state_dict().keys()
+    hidden, features = torch.randn(1, 3, 8), _features([True])
+    hears = torch.ones(1, 3, dtype=torch.bool)
+    trained = plain.train()(hidden, features, 1.0, hears)
+    assert torch.equal(trained, plain.eval()(hidden, features, 1.0, hears))

@@ -4,6 +4,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from supervised.adapter_files import INDEX
+from supervised.adapter_files import INDEX, read_adapter
 from supervised.base import load_base
 from supervised.config import ModelConfig
 from supervised.data.sample import Sample
@@ -230,3 +231,25 @@ def test_an_adapter_that_diverged_is_not_saved_over_a_good_one(tiny_config: Mode
     with pytest.raises(CheckpointError, match="markers is NaN or infinite; train with a smaller learning rate"):
         model.save_pretrained(tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_an_adapter_of_a_time_before_rms_match_and_dropout_is_loaded_as_it_was(saved: Path) -> None:
+    def forget(index: dict[str, Any]) -> None:
+        for name in ("rms_match", "dropout"):
+            del index["config"]["fusion"][name]
+
+    _edit(saved, forget)
+    fusion = read_adapter(saved)[0].fusion
+    assert (fusion.rms_match, fusion.dropout) == (True, 0.0)
+
+
+def test_rms_match_and_dropout_are_kept_and_a_loaded_adapter_drops_nothing(
+    tiny_config: ModelConfig, tmp_path: Path
+) -> None:
+    config = replace(tiny_config, fusion=replace(tiny_config.fusion, rms_match=False, dropout=0.5))
+    model = SafeModel.attach(config)
+    assert not model.adapter.training
+    model.save_pretrained(tmp_path)
+    loaded = SafeModel.from_pretrained(tmp_path)
+    assert (loaded.config.fusion.rms_match, loaded.config.fusion.dropout) == (False, 0.5)
+    assert not loaded.adapter.training

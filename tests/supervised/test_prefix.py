@@ -281,5 +281,5 @@ def test_a_prefix_needs_a_cache_and_tells_no_hidden_states(
 
 
 def test_a_scope_that_is_neither_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"fusion\.scope must be prompt or suffix, got all; use e\.g\. suffix"):
+    with pytest.raises(ConfigError, match=r"fusion\.scope must be prompt or suffix, got all; use e\.g\. prompt"):
         FusionConfig(scope="all")  # type: ignore[arg-type]

@@ -54,6 +54,18 @@ def test_a_context_louder_than_the_base_is_scaled_down_and_a_quiet_one_is_left()
     assert torch.allclose(capped(contexts), expected)
 
 
+@pytest.mark.parametrize("kind", ["lora", "cross_attention"])
+def test_without_rms_match_a_loud_context_stays_as_loud_as_it_is(kind: str) -> None:
+    # One token is all there is to attend to: the context is that token, of a root mean square of 3.
+    tokens, hidden = torch.tensor([[[3.0, -3.0]]]), torch.zeros(1, 1, 2)
+    residuals = {
+        match: _fusion(kind=kind, rms_match=match)(_listeners(hidden), Sound(tokens, _everything(1)))[0, 0].tolist()
+        for match in (True, False)
+    }
+    assert residuals[True] == pytest.approx([1.0, -1.0])
+    assert residuals[False] == pytest.approx([3.0, -3.0])
+
+
 def test_the_size_of_a_position_is_its_root_mean_square_and_has_no_gradient() -> None:
     hidden = torch.tensor([[[3.0, 4.0], [0.0, 0.0]]], requires_grad=True)
     size = sizes(hidden)
@@ -133,6 +145,9 @@ def test_heads_that_do_not_divide_the_width_are_refused() -> None:
         ({"lora_rank": -1}, r"fusion\.lora_rank must be at least 1, got -1"),
         ({"residual_scale": 0.0}, r"fusion\.residual_scale must be above 0 and finite, got 0\.0"),
         ({"residual_scale": float("nan")}, r"fusion\.residual_scale must be above 0 and finite, got nan"),
+        ({"dropout": 1.0}, r"fusion\.dropout must be at least 0 and below 1, got 1\.0; use e\.g\. 0\.1"),
+        ({"dropout": float("nan")}, r"fusion\.dropout must be at least 0 and below 1, got nan"),
+        ({"injection": "tokens", "dropout": 0.1}, r"fusion\.dropout is 0\.1, but inserted tokens make no residual"),
         ({"scope": "all"}, r"fusion\.scope must be prompt or suffix, got all"),
         ({"injection": "prefix"}, r"fusion\.injection must be residual or tokens, got prefix"),
         ({"injection": "tokens", "layers": (0,)}, r"fusion\.layers is \[0\], but inserted tokens enter with the embed"),
