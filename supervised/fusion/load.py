@@ -29,6 +29,19 @@ def new_fusion(config: FusionConfig, width: int, embedding_rms: float) -> nn.Mod
     )
 
 
+def gate_parameters(fusion: nn.Module) -> list[nn.Parameter]:
+    """Return what says how much passes, not which: residual scales, and of kind gated the network of the gate."""
+    found: list[nn.Parameter] = []
+    for module in fusion.modules():
+        if isinstance(module, Fusion) and module.residual_scale is not None:
+            found.append(module.residual_scale)
+        if isinstance(module, GatedFusion):
+            found += [
+                parameter for part in (module.norm, module.expand, module.contract) for parameter in part.parameters()
+            ]
+    return found
+
+
 def _fusion(config: FusionConfig, width: int, embedding_rms: float, shares: bool) -> Fusion:
     """Return one fusion module; `shares`: without a residual scale of its own."""
     scale = None

@@ -131,7 +131,7 @@ class StageAConfig:
     marker_lr: float = 1e-3
     """Peak learning rate of the marker embeddings; 1e-4 for a large base."""
     weight_decay: float = 0.01
-    """Decay of matrices; markers, norms, biases and the residual scale have none."""
+    """Decay of matrices; markers, norms, biases, residual scales and learned gates have none."""
     warmup_steps: int = 50
     """Steps in which the learning rates rise from 0; afterwards they follow a cosine to 0."""
     restarts: int = 0

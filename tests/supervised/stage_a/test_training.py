@@ -370,7 +370,7 @@ def test_missing_kinds_of_questions_are_refused_with_a_remedy(attach: Callable[[
 
 def test_every_trained_parameter_stands_in_one_group_and_only_matrices_decay(attach: Callable[[], SafeModel]) -> None:
     adapter = attach().adapter
-    config = replace(CONFIG, projector_lr=1.0, fusion_lr=2.0, marker_lr=3.0, weight_decay=0.5)
+    config = replace(CONFIG, projector_lr=1.0, fusion_lr=2.0, gate_lr=4.0, marker_lr=3.0, weight_decay=0.5)
     of = {
         id(parameter): (group["peak_lr"], group["weight_decay"])
         for group in parameter_groups(adapter, config)
@@ -380,7 +380,7 @@ def test_every_trained_parameter_stands_in_one_group_and_only_matrices_decay(att
     assert None not in named.values()
     assert sum(len(group["params"]) for group in parameter_groups(adapter, config)) == len(named) == len(of)
     assert named["markers"] == (3.0, 0.0)
-    assert named["fusion.residual_scale"] == (2.0, 0.0)
+    assert named["fusion.residual_scale"] == (4.0, 0.0)
     assert named["projector.expand.weight"] == (1.0, 0.5)
     assert named["projector.expand.bias"] == (1.0, 0.0)
     assert named["fusion.query.down.weight"] == (2.0, 0.5)
