@@ -1,8 +1,9 @@
 """Which questions a batch of Stage A holds: so many that need audio, so many that do not, sets by weight.
 
 In: the facts of the questions and which of them may be drawn. Out: rows, batch by batch. Each set runs through shuffled
-epochs of its own; nothing but one permutation of whole numbers per set is kept. The state is a few numbers as JSON, and
-a sampler that takes it over goes on exactly there.
+epochs of its own; nothing but one permutation of whole numbers per set is kept. A curriculum may restrict the questions
+that need audio, and their share, while it draws. The state is a few numbers as JSON, and a sampler that takes it over,
+restricted in the same way, goes on exactly there.
 """
 
 from __future__ import annotations
@@ -59,16 +60,12 @@ class MixtureSampler:
             raise ConfigError(f"weights must be 0 or more and finite, got {wrong}; use 1 for a set's own size.")
         rows = np.flatnonzero(facts.has_audio) if usable is None else np.asarray(usable, dtype=np.int64)
         self.batch_size, self.audio_share = batch_size, audio_share
-        self._kinds = {}
-        for place, (kind, share) in enumerate((("audio", audio_share), ("retention", 1 - audio_share))):
-            of_kind = rows[facts.retention[rows] == (kind == "retention")]
-            self._kinds[kind] = _Kind(facts, of_kind, weights, (seed, place))
-            if share > 0 and not self._kinds[kind].sets:
-                raise DataError(
-                    f"there is no {kind} question with a clip and a weight above 0, but {100 * share:.0f} % of a batch "
-                    "are to be such; add some, or change the audio share."
-                )
+        self._kinds = {
+            kind: _Kind(facts, rows[facts.retention[rows] == (kind == "retention")], weights, (seed, place))
+            for place, kind in enumerate(("audio", "retention"))
+        }
         self._owed = 0.0  # questions that need audio and were not drawn yet: less than one
+        self._check()
 
     def draw(self) -> np.ndarray:
         """Return the rows of the next batch, int64 [batch_size]: those that need audio first."""
@@ -78,6 +75,32 @@ class MixtureSampler:
         return np.concatenate(
             [self._kinds["audio"].draw(audio), self._kinds["retention"].draw(self.batch_size - audio)]
         )
+
+    @property
+    def audio_rows(self) -> np.ndarray:
+        """Questions that need audio and may be drawn when nothing is restricted, int64 [m], ascending."""
+        return np.sort(self._kinds["audio"].all_rows)
+
+    def restrict(self, audio_share: float, rows: np.ndarray) -> None:
+        """Draw, from the next batch on, other questions that need audio, and at another share.
+
+        A set whose questions stay the same goes on in its epoch; the others begin their next one. A sampler that is
+        made for `set_state` is restricted first, to what held when the state was taken; how often it was restricted
+        before does not matter.
+
+        Args:
+            audio_share: share of questions that need audio in every batch.
+            rows: which of `audio_rows` may be drawn, int64 [m]; their order does not matter.
+
+        Raises:
+            ConfigError: the share is out of range.
+            DataError: `rows` holds others than those, or there is no question of a kind that the share asks for.
+        """
+        if not 0 <= audio_share <= 1:
+            raise ConfigError(f"the audio share must lie between 0 and 1, got {audio_share}; use e.g. 0.5.")
+        self._kinds["audio"].restrict(np.unique(np.asarray(rows, dtype=np.int64)))
+        self.audio_share = audio_share
+        self._check()
 
     def get_state(self) -> dict[str, Any]:
         """Return where the sampler stands, as JSON."""
@@ -93,6 +116,15 @@ class MixtureSampler:
             sets.set_state(state[kind])
         self._owed = float(state["owed"])
 
+    def _check(self) -> None:
+        """Refuse a share of a kind that has no question."""
+        for kind, share in (("audio", self.audio_share), ("retention", 1 - self.audio_share)):
+            if share > 0 and not self._kinds[kind]:
+                raise DataError(
+                    f"there is no {kind} question with a clip and a weight above 0, but {100 * share:.0f} % of a batch "
+                    "are to be such; add some, or change the audio share."
+                )
+
 
 class _Kind:
     """The sets of one kind; the next question is of the set that is most behind its share."""
@@ -100,14 +132,34 @@ class _Kind:
     def __init__(self, facts: Facts, rows: np.ndarray, weights: Mapping[str, float], seed: tuple[int, int]) -> None:
         codes = facts.codes[rows]
         self.sets: dict[str, _Epochs] = {}
-        sizes = []
         for code in np.unique(codes).tolist():
             name = facts.sets[code]
             if weights.get(name, 1.0) > 0:
                 self.sets[name] = _Epochs(rows[codes == code], (*seed, code))
-                sizes.append(weights.get(name, 1.0) * len(self.sets[name].rows))
-        self._shares = np.array(sizes) / sum(sizes) if sizes else np.zeros(0)
-        self._owed = np.zeros(len(sizes))
+        self._weights = np.array([weights.get(name, 1.0) for name in self.sets])
+        self._owed = np.zeros(len(self.sets))
+        self._share_out()
+
+    @property
+    def all_rows(self) -> np.ndarray:
+        return np.concatenate([*(each.all_rows for each in self.sets.values()), np.zeros(0, dtype=np.int64)])
+
+    def __len__(self) -> int:
+        return sum(len(each.rows) for each in self.sets.values())
+
+    def restrict(self, rows: np.ndarray) -> None:
+        """Draw only `rows`, int64 [m] without doubles, of those there were at first; sets keep their places."""
+        if foreign := int((~np.isin(rows, self.all_rows)).sum()):
+            raise DataError(f"{foreign} of {len(rows)} rows are none that the sampler may draw; give rows of its own.")
+        changed = [each.restrict(np.isin(each.all_rows, rows)) for each in self.sets.values()]
+        if any(changed):  # what a set was owed was owed by other shares
+            self._owed[:] = 0
+            self._share_out()
+
+    def _share_out(self) -> None:
+        """Compute how often each set is drawn, by its size and weight."""
+        sizes = self._weights * np.array([len(each.rows) for each in self.sets.values()])
+        self._shares = sizes / sizes.sum() if len(self) else np.zeros(len(sizes))
 
     def draw(self, count: int) -> np.ndarray:
         """Return the next rows, int64 [count]."""
@@ -138,9 +190,19 @@ class _Epochs:
     """Rows in shuffled epochs without replacement; an epoch's order depends on its number alone."""
 
     def __init__(self, rows: np.ndarray, seed: tuple[int, ...]) -> None:
-        self.rows, self.seed = rows, seed
+        self.all_rows = self.rows = rows
+        self.seed = seed
         self.epoch = self.cursor = 0
         self._order = self._shuffled(0)
+
+    def restrict(self, among: np.ndarray) -> bool:
+        """Go on with `all_rows[among]`, bool [m], in a new epoch if they are others; return whether they are."""
+        rows = self.all_rows[among]
+        if np.array_equal(rows, self.rows):
+            return False
+        self.rows, self.epoch, self.cursor = rows, self.epoch + 1, 0
+        self._order = self._shuffled(self.epoch)
+        return True
 
     def draw(self, count: int) -> np.ndarray:
         parts = []

@@ -26,6 +26,10 @@ def make(sizes: dict[str, int] = SIZES, per_group: int = 2, clips: float = 1.0) 
         np.arange(count) % 10 < 10 * clips,
         (np.arange(count) // per_group).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15),
         np.zeros(count, np.uint8),
+        ("",),
+        np.zeros(count, np.int32),
+        np.full(count, np.nan, np.float32),
+        np.arange(count).astype(np.uint64),
     )
 
 
@@ -155,6 +159,113 @@ def test_the_state_of_other_data_is_refused() -> None:
         MixtureSampler(make(SIZES | {"gqa": 9}), 4).set_state(state)
     with pytest.raises(CheckpointError, match=r"of the sets \['vqav2', 'gqa'\], here are \['vqav2'\]"):
         MixtureSampler(make(), 4, weights={"gqa": 0}).set_state(state)
+
+
+def test_a_restricted_sampler_draws_the_rows_and_the_share_that_it_is_told() -> None:
+    facts = make()
+    sampler = MixtureSampler(facts, 20, 0.5, {"avqa": 0.0})
+    assert sampler.audio_rows.tolist() == list(range(60))
+    sampler.draw()
+    sampler.restrict(0.2, np.array([7, 3, 5, 1]))
+    drawn = [sampler.draw() for _ in range(6)]
+    assert all((~facts.retention[rows]).sum() == 4 for rows in drawn)
+    assert all(sorted(rows[:4].tolist()) == [1, 3, 5, 7] for rows in drawn)  # whole epochs of four
+    sampler.restrict(0.5, sampler.audio_rows)
+    drawn = [sampler.draw()[:10] for _ in range(6)]
+    assert sorted(np.concatenate(drawn).tolist()) == list(range(60))
+
+
+def test_restricted_sets_are_drawn_by_the_size_that_is_left_of_them() -> None:
+    facts = make()  # rows of music: 0 to 59, of avqa: 60 to 79
+    sampler = MixtureSampler(facts, 8, 0.5)
+    sampler.restrict(0.5, np.r_[0:5, 60:75])
+    assert names(facts, np.concatenate([sampler.draw() for _ in range(10)])) == {
+        "music": 10,
+        "avqa": 30,
+        "vqav2": 36,
+        "gqa": 4,
+    }
+    sampler.restrict(0.5, np.arange(60, 80))  # a set may have nothing left, and come back
+    assert names(facts, np.concatenate([sampler.draw()[:4] for _ in range(5)])) == {"avqa": 20}
+    sampler.restrict(0.5, sampler.audio_rows)
+    assert names(facts, np.concatenate([sampler.draw()[:4] for _ in range(20)])) == {"music": 60, "avqa": 20}
+
+
+def test_what_a_restriction_leaves_as_it_was_goes_on_in_its_epoch() -> None:
+    facts = make()
+    plain, restricted = MixtureSampler(facts, 8), MixtureSampler(facts, 8)
+    for _ in range(3):
+        plain.draw()
+        restricted.draw()
+    restricted.restrict(0.5, restricted.audio_rows)
+    np.testing.assert_array_equal(restricted.draw(), plain.draw())
+    restricted.restrict(0.5, np.r_[0:10, 60:80])
+    after, expected = (np.concatenate([each.draw() for _ in range(5)]) for each in (restricted, plain))
+    retention = facts.retention[after]
+    np.testing.assert_array_equal(after[retention], expected[facts.retention[expected]])
+    avqa = [rows[facts.codes[rows] == 1].tolist() for rows in (after, expected)]
+    assert avqa[0][: len(avqa[1])] == avqa[1]
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    stages=st.lists(st.tuples(st.floats(0.05, 0.95), st.sets(st.integers(0, 79), min_size=1)), min_size=1, max_size=4),
+    steps=st.lists(st.integers(0, 9), min_size=4, max_size=4),
+    batch=st.integers(1, 17),
+    stop=st.integers(0, 30),
+)
+def test_a_sampler_goes_on_from_its_state_across_changes_of_stage(
+    stages: list[tuple[float, set[int]]], steps: list[int], batch: int, stop: int
+) -> None:
+    facts = make()
+    walk = [(place, number) for place in range(len(stages)) for number in range(steps[place])]
+
+    def rows(place: int) -> tuple[float, np.ndarray]:
+        return stages[place][0], np.array(sorted(stages[place][1]))
+
+    whole, resumed = MixtureSampler(facts, batch), MixtureSampler(facts, batch)
+    expected, found = [], []
+    stage = None
+    for place, _ in walk:
+        if place != stage:
+            whole.restrict(*rows(place))
+            stage = place
+        expected.append(whole.draw().tolist())
+    stage = None
+    for count, (place, _) in enumerate(walk):
+        if count == stop:  # a new process knows the stage and the state, not what was before
+            state = json.loads(json.dumps(resumed.get_state()))
+            resumed = MixtureSampler(facts, batch)
+            if stage is not None:
+                resumed.restrict(*rows(stage))
+            resumed.set_state(state)
+        if place != stage:
+            resumed.restrict(*rows(place))
+            stage = place
+        found.append(resumed.draw().tolist())
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("share", "rows", "error", "message"),
+    [
+        (1.5, [0], ConfigError, r"the audio share must lie between 0 and 1, got 1\.5"),
+        (0.5, [0, 80], DataError, "1 of 2 rows are none that the sampler may draw; give rows of its own"),
+        (0.5, [], DataError, "there is no audio question with a clip and a weight above 0, but 50 % of a batch"),
+    ],
+)
+def test_a_restriction_that_cannot_be_kept_is_refused(
+    share: float, rows: list[int], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        MixtureSampler(make(), 4).restrict(share, np.array(rows))
+
+
+def test_the_state_of_another_restriction_is_refused() -> None:
+    sampler = MixtureSampler(make(), 4)
+    sampler.restrict(0.5, np.arange(30))
+    with pytest.raises(CheckpointError, match="state is of 30 questions of the set music, here are 60"):
+        MixtureSampler(make(), 4).set_state(sampler.get_state())
 
 
 @settings(deadline=None)
