@@ -28,7 +28,7 @@ class LossConfig:
     anchor_tokens: int = 20
     """Tokens of an answer, from its first, that are held near the base."""
     weights: Literal["static", "stages", "adaptive"] = "static"
-    """static: as given; stages: those of the curriculum's stage; adaptive: these, raised where a goal is missed."""
+    """static: as given; stages: times those of the curriculum's stage; adaptive: raised where a goal is missed."""
 
     def __post_init__(self) -> None:
         for name in ("task", "distill", "feature", "fisher", "sparsity"):
@@ -53,11 +53,11 @@ class AudioCurriculumConfig:
     shares: tuple[float, ...] = ()
     """Stage by stage, the share of the audio questions (easiest first) and of audio_share, e.g. [.25, .5, .75, 1]."""
     retention: float = 0.95
-    """Goal: retention score, as a share of the base's."""
+    """Goal of a stage, and of adaptive weights: retention score, as a share of the base's."""
     accuracy: float = 0.70
-    """Goal: score on questions that need audio."""
+    """Goal of a stage, and of adaptive weights: score on questions that need audio."""
     loss_variation: float = 0.10
-    """Goal: the loss varies no more than by this share of its mean."""
+    """Goal of a stage: means of its latest five windows of losses deviate by at most this share of their mean."""
 
     def __post_init__(self) -> None:
         if self.shares and (
@@ -185,6 +185,21 @@ class StageAConfig:
         _check_phases(self.phases)
         check_choice("stage_a.baseline", self.baseline, ("none", "silent", "naive"))
         check_budgets("stage_a.budgets", self.budgets)
+        _check_stages(self)
+
+
+def _check_stages(config: StageAConfig) -> None:
+    stages = len(config.curriculum.shares)
+    if config.loss.weights == "stages" and not stages:
+        raise ConfigError(
+            "stage_a.loss.weights is stages, but stage_a.curriculum.shares is []; "
+            "give e.g. [0.25, 0.5, 0.75, 1], or use static weights."
+        )
+    if config.eval_every * stages > config.steps:
+        raise ConfigError(
+            f"stage_a.eval_every is {config.eval_every}, but {config.steps} steps in {stages} stages need an "
+            f"evaluation in each; use at most {max(1, config.steps // stages)}, or fewer stages."
+        )
 
 
 def _check_phases(phases: tuple[float, float, float]) -> None:

@@ -48,6 +48,18 @@ def test_values_out_of_range_are_refused(kind: type, name: str, value: Any, mess
         kind(**{name: value})
 
 
+def test_stage_weights_without_stages_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"loss\.weights is stages, but stage_a\.curriculum\.shares is \[\]; give e"):
+        StageAConfig(loss=LossConfig(weights="stages"))
+
+
+def test_a_stage_without_an_evaluation_is_refused() -> None:
+    curriculum = AudioCurriculumConfig(shares=(0.25, 0.5, 0.75, 1.0))
+    StageAConfig(steps=800, eval_every=200, curriculum=curriculum)
+    with pytest.raises(ConfigError, match=r"eval_every is 200, but 799 steps in 4 stages need .*; use at most 199, or"):
+        StageAConfig(steps=799, eval_every=200, curriculum=curriculum)
+
+
 def test_a_loss_without_task_and_distillation_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"loss\.task and stage_a\.loss\.distill are both 0; give one of them"):
         LossConfig(task=0, distill=0)
