@@ -3,7 +3,7 @@
 In: the facts of questions. Out: for each of them the share of the others that are easier. No medium is opened, and no
 question is ever answered: the order is the same for every model.
 
-Hops are the steps of reasoning between the clip and the answer (GQA counts them alike, arXiv:1902.09506):
+Hops are the steps of reasoning between the clip and the answer (GQA, arXiv:1902.09506, counts steps too):
 
     1   a sound is recognised                               "do you hear a dog?", MUSIC-AVQA's Existential
     2   and counted, placed, or tied to something seen      Counting, Location; SoundScenes' av questions
