@@ -28,7 +28,9 @@ ENTROPY_NATS, ENTROPY_SHARE = 0.5, 0.5
 """Distance from the base's entropy that is too far: above both this many nats and this share of the base's.
 
 Answers of one word, the normal case, have an entropy near 0 where the base is sure, and then a ratio means nothing:
-half a nat is what a choice of two words at 80 to 20 % has. Where the base is unsure, half as much again is as far."""
+half a nat is what a choice of two words at 80 to 20 % has. Where the base is unsure, half as much again is as far. On
+SoundScenes the base has 0.04 nats; an adapter that was not trained gives it 0.04 at a residual scale of 0.05, 0.13 at
+0.5, and at 2, where every fifth answer loops, 0.64."""
 WARNED = 2
 """Evaluations in a row with a warning that end a run: one may be a bad moment, two are taken for a state."""
 
