@@ -240,17 +240,9 @@ class Passes:
         return answer_tokens(output.sequences, inputs, has_encoder(self.model.base))
 
     def _end_ids(self) -> list[int]:
-        return end_ids(self.model)
+        from supervised.base import end_ids
 
-
-def end_ids(model: SafeModel) -> list[int]:
-    """Return the tokens that end an answer."""
-    from supervised.base import generator
-
-    ends = generator(model.base).generation_config.eos_token_id
-    if ends is None:
-        return []
-    return [int(end) for end in ends] if isinstance(ends, (list, tuple)) else [int(ends)]
+        return end_ids(self.model.base)
 
 
 def _clip(sample: Sample) -> Waveform | None:

@@ -152,6 +152,14 @@ def forced_start(model: Any) -> int | None:
     return None if token is None else int(token)
 
 
+def end_ids(model: Any) -> list[int]:
+    """Return the tokens that end an answer."""
+    ends = generator(model).generation_config.eos_token_id
+    if ends is None:
+        return []
+    return [int(end) for end in ends] if isinstance(ends, (list, tuple)) else [int(ends)]
+
+
 def has_position_table(model: Any) -> bool:
     """Return whether the text stack looks its positions up in a table, as GPT-2 does, and the base takes them.
 

@@ -27,7 +27,7 @@ from supervised.files import sha256_file, write_json, write_tensors
 
 PREFIX = "checkpoint-"
 FORMAT = "safe-rl-stage-a"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass
@@ -40,14 +40,10 @@ class Progress:
     """Step of the latest evaluation, 0 before the first."""
     lines: int = 0
     """Lines of `metrics.jsonl` that belong to these steps."""
-    stale: int = 0
-    """Evaluations since the best one."""
-    stopped: bool = False
-    """Patience has ended the run."""
-    best: dict[str, float] = field(default_factory=dict)
-    """Figures of the best evaluation and its `step`."""
     base: dict[str, float] = field(default_factory=dict)
-    """The base's figures on the same questions."""
+    """The base's figures on the questions of an evaluation."""
+    parts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """State of every part of the run that has a memory, by its name."""
 
 
 def save_checkpoint(
@@ -58,6 +54,7 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     best: Mapping[str, Tensor],
     random_state: Mapping[str, Any],
+    null_space: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write `folder`/checkpoint-STEP, then delete the older ones.
 
@@ -69,6 +66,7 @@ def save_checkpoint(
         optimizer: AdamW over parameters of `adapter`.
         best: the adapter's state at the best evaluation, or empty.
         random_state: from `random_states`, of the moment before the next step.
+        null_space: directions that updates leave alone, if any.
 
     Raises:
         OSError: the folder cannot be written to, or the disk is full; the older checkpoint is still there.
@@ -79,6 +77,7 @@ def save_checkpoint(
     temporary.mkdir(parents=True)
     tensors = {f"adapter.{name}": tensor for name, tensor in adapter.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
+    tensors |= {f"null_space.{name}": tensor for name, tensor in (null_space or {}).items()}
     for name, parameter in adapter.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():  # step, exp_avg, exp_avg_sq
             tensors[f"{key}.{name}"] = value
@@ -133,8 +132,10 @@ def read_checkpoint(path: Path) -> tuple[Progress, dict[str, Any], dict[str, Ten
         ) from None
 
 
-def restore(tensors: Mapping[str, Tensor], adapter: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Copy a checkpoint's tensors into adapter and optimiser and return the best adapter state.
+def restore(
+    tensors: Mapping[str, Tensor], adapter: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Copy a checkpoint's tensors into adapter and optimiser; return the best adapter state and the null space.
 
     Raises:
         CheckpointError: names or shapes are not those of this adapter.
@@ -148,16 +149,21 @@ def restore(tensors: Mapping[str, Tensor], adapter: nn.Module, optimizer: torch.
     for name, parameter in adapter.named_parameters():
         moments = {key: tensors[f"{key}.{name}"] for key in ("exp_avg", "exp_avg_sq") if f"{key}.{name}" in tensors}
         if moments:
-            # Files know no 0-d tensors: every value gets its parameter's shape back.
-            placed = {
-                key: value.clone().reshape(parameter.shape).to(parameter.device) for key, value in moments.items()
-            }
+            placed = {key: _placed(value, parameter) for key, value in moments.items()}
             optimizer.state[parameter] = {"step": tensors[f"step.{name}"].clone().reshape(()), **placed}
-    return {
-        name: tensors[f"best.{name}"].clone().reshape(value.shape)
+
+    best = {
+        name: _placed(tensors[f"best.{name}"], value)
         for name, value in adapter.state_dict().items()
         if f"best.{name}" in tensors
     }
+    spaces = {name: value.clone() for name, value in tensors.items() if name.startswith("null_space.")}
+    return best, {name.removeprefix("null_space."): value for name, value in spaces.items()}
+
+
+def _placed(value: Tensor, like: Tensor) -> Tensor:
+    """Return a copy with the shape and on the device of `like`: files know no 0-d tensors."""
+    return value.clone().reshape(like.shape).to(like.device)
 
 
 def random_states() -> dict[str, Any]:

@@ -156,8 +156,8 @@ class StageAConfig:
     """Steps between two checkpoints; it may change when a run goes on."""
     seed: int = 0
     """Seed of the order of the questions."""
-    baseline: Literal["none", "silent", "naive"] = "none"
-    """silent: every clip is silence; naive: the base's text stack is trained too, and gate 0 is no longer the base."""
+    train_base: bool = False
+    """Train the base's text stack too: the naive way, a baseline; gate 0 is then no longer the base."""
     loss: LossConfig = field(default_factory=LossConfig)
     curriculum: AudioCurriculumConfig = field(default_factory=AudioCurriculumConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)
@@ -177,15 +177,11 @@ class StageAConfig:
             raise ConfigError(
                 f"stage_a.weight_decay must be at least 0 and finite, got {self.weight_decay}; use e.g. 0.01."
             )
-        for name in ("audio_share", "small_rate"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ConfigError(
-                    f"stage_a.{name} must be above 0 and at most 1, got {getattr(self, name)}; use e.g. 0.5."
-                )
-        _check_phases(self.phases)
-        check_choice("stage_a.baseline", self.baseline, ("none", "silent", "naive"))
+        _check_shares(self)
         check_budgets("stage_a.budgets", self.budgets)
         _check_stages(self)
+        if self.train_base:
+            _check_naive(self.loss)
 
 
 def _check_stages(config: StageAConfig) -> None:
@@ -202,8 +198,21 @@ def _check_stages(config: StageAConfig) -> None:
         )
 
 
-def _check_phases(phases: tuple[float, float, float]) -> None:
-    if any(share < 0 for share in phases) or abs(sum(phases) - 1) > 1e-6:
+def _check_shares(config: StageAConfig) -> None:
+    for name in ("audio_share", "small_rate"):
+        if not 0 < getattr(config, name) <= 1:
+            raise ConfigError(
+                f"stage_a.{name} must be above 0 and at most 1, got {getattr(config, name)}; use e.g. 0.5."
+            )
+    if any(share < 0 for share in config.phases) or abs(sum(config.phases) - 1) > 1e-6:
         raise ConfigError(
-            f"stage_a.phases must be three shares that sum to 1, got {list(phases)}; use e.g. [0.1, 0.6, 0.3]."
+            f"stage_a.phases must be three shares that sum to 1, got {list(config.phases)}; use e.g. [0.1, 0.6, 0.3]."
+        )
+
+
+def _check_naive(loss: LossConfig) -> None:
+    if loss.distill or loss.feature or loss.fisher:
+        raise ConfigError(
+            "stage_a.train_base moves the base, so nothing can be held near it; set stage_a.loss.distill, "
+            "stage_a.loss.feature and stage_a.loss.fisher to 0."
         )

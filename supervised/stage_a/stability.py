@@ -56,8 +56,8 @@ class OutputCounter:
     def __init__(self, end: Collection[int]) -> None:
         """Make it for a base whose answers end with one of the tokens `end`."""
         self._end = torch.tensor(sorted(end), dtype=torch.int64)
-        self._questions = self._empty = self._looping = 0
-        self._entropies: list[float] = []
+        self.counts: dict[str, float] = dict.fromkeys(("questions", "empty", "looping", "retention", "entropy"), 0)
+        """What was counted so far, as JSON; `entropy` is a sum over the retention questions."""
 
     @torch.no_grad()
     def add(self, answers: Sequence[str], tokens: Tensor, logits: Sequence[Tensor], retention: Tensor) -> None:
@@ -73,20 +73,22 @@ class OutputCounter:
         said = ended.cumsum(-1) == 0  # (B, n): before the end token
         counts = said | (ended & (ended.cumsum(-1) == 1))  # (B, n): up to it
         for row, mask in zip(tokens.tolist(), said.tolist(), strict=True):
-            self._looping += loops([token for token, inside in zip(row, mask, strict=True) if inside])
-        self._questions += len(answers)
-        self._empty += sum(not answer.strip() for answer in answers)
+            self.counts["looping"] += loops([token for token, inside in zip(row, mask, strict=True) if inside])
+        self.counts["questions"] += len(answers)
+        self.counts["empty"] += sum(not answer.strip() for answer in answers)
         kept = retention.cpu()
         if bool(kept.any()):
             entropies = torch.stack([token_entropy(step).cpu() for step in logits], -1)  # (B, n)
             means = entropies.where(counts, 0).sum(-1) / counts.sum(-1)  # (B,)
-            self._entropies += means[kept].tolist()
+            self.counts["retention"] += int(kept.sum())
+            self.counts["entropy"] += float(means[kept].sum())
 
-    def figures(self) -> OutputFigures:
-        """Return the figures of all answers so far."""
-        total = max(1, self._questions)
-        entropy = sum(self._entropies) / len(self._entropies) if self._entropies else None
-        return OutputFigures(self._questions, self._empty / total, self._looping / total, entropy)
+    def figures(self, others: Sequence[Mapping[str, float]] = ()) -> OutputFigures:
+        """Return the figures of all answers so far, and of those that `others`, counts of other processes, hold."""
+        each = [self.counts, *others]
+        questions, empty, looping, retention, entropy = (sum(of_it[name] for of_it in each) for name in self.counts)
+        total = max(1, questions)
+        return OutputFigures(int(questions), empty / total, looping / total, entropy / retention if retention else None)
 
 
 class OutputMonitor:

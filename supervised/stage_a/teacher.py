@@ -1,45 +1,86 @@
-"""What the base itself answers to retention questions, kept: it never changes."""
+"""What the base itself says to retention questions, kept: it never changes.
+
+Its logits at the answer's positions are what the distillation compares with, and its states there, averaged, what the
+feature term does. States are what the output head reads.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from supervised.base import has_encoder
+from supervised.losses import IGNORED
 from supervised.stage_a.examples import CHUNK, Batch, Examples
 
 CACHE_BYTES = 1 << 30
 """Base logits that take more memory are computed when they are needed."""
 
 
-class BaseLogits:
-    """The base's logits on retention questions: they never change, so they are computed once where memory allows."""
+class Teacher:
+    """The base's logits and pooled states of retention questions, by row."""
 
     def __init__(self, examples: Examples, rows: Sequence[int]) -> None:
-        """Compute the logits of the questions at `rows`, unless all of them take more than `CACHE_BYTES`."""
+        """Compute those of the questions at `rows`, unless all of them take more than `CACHE_BYTES`."""
         self.examples = examples
-        self._cache: dict[int, Tensor] | None = None  # (K, V) each
+        self._kept: dict[int, tuple[Tensor, Tensor]] | None = None  # (K, V) and (D,) each
         width = int(examples.model.base.get_output_embeddings().weight.shape[0])
         if sum(len(examples.targets[row]) for row in rows) * width * 4 <= CACHE_BYTES:
-            self._cache = {}
+            self._kept = {}
             for start in range(0, len(rows), CHUNK):
                 part = list(rows[start : start + CHUNK])
-                for row, logits in zip(part, self._compute(part), strict=True):
-                    self._cache[row] = logits[: len(examples.targets[row])].clone()
+                logits, states = self._compute(part)
+                for i, row in enumerate(part):
+                    self._kept[row] = logits[i, : len(examples.targets[row])].clone(), states[i].clone()
 
-    def __call__(self, batch: Batch, like: Tensor) -> Tensor:
-        """Return the logits (B, K, V) of the batch's retention questions, 0 for the others; float32."""
-        result = torch.zeros_like(like, dtype=torch.float32)
-        places = [i for i, retention in enumerate(batch.retention.tolist()) if retention]
-        rows = [batch.rows[i] for i in places]
-        if rows:
-            found = self._compute(rows) if self._cache is None else [self._cache[row] for row in rows]
-            for place, logits in zip(places, found, strict=True):
-                result[place, : len(logits)] = logits
-        return result
+    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return logits (N, K, V) and pooled states (N, D) of the batch's N retention questions, float32.
+
+        Logits behind the end of an answer are 0.
+        """
+        rows = [row for row, retention in zip(batch.rows, batch.retention.tolist(), strict=True) if retention]
+        if self._kept is None or not rows:
+            logits, states = self._compute(rows or batch.rows[:1])
+            logits, states = logits[: len(rows)], states[: len(rows)]
+        else:
+            logits = torch.nn.utils.rnn.pad_sequence([self._kept[row][0] for row in rows], batch_first=True)
+            states = torch.stack([self._kept[row][1] for row in rows])
+        longer = batch.labels.shape[1] - logits.shape[1]  # an answer of a question that needs audio may be the longest
+        return torch.nn.functional.pad(logits, (0, 0, 0, longer)), states
 
     @torch.no_grad()
-    def _compute(self, rows: Sequence[int]) -> Tensor:
-        """Return the logits (B, K, V) of the questions at `rows` without audio."""
-        return self.examples.logits(self.examples.batch(rows), None, 0.0).float()
+    def _compute(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return logits (N, K, V) and pooled states (N, D) of the questions at `rows` without audio."""
+        batch = self.examples.batch(rows)
+        with head_inputs(self.examples.model.base) as seen:
+            logits = self.examples.logits(batch, None, 0.0).float()
+        return logits, pooled_states(self.examples.model.base, seen, batch.labels)
+
+
+@contextmanager
+def head_inputs(base: Any) -> Iterator[list[Tensor]]:
+    """Collect what the output head of `base` reads, (B, n, D) of every pass."""
+    seen: list[Tensor] = []
+    hook = base.get_output_embeddings().register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+def pooled_states(base: Any, seen: Sequence[Tensor], labels: Tensor) -> Tensor:
+    """Return the mean state (B, D) over the positions that predict `labels` (B, K), float32.
+
+    Args:
+        base: of the pass.
+        seen: from `head_inputs`, one pass.
+        labels: int64, `IGNORED` behind the end of an answer.
+    """
+    length = labels.shape[1]
+    states = seen[-1][:, -length:] if has_encoder(base) else seen[-1][:, -length - 1 : -1]  # (B, K, D)
+    counted = (labels != IGNORED)[..., None]  # (B, K, 1)
+    return (states.float() * counted).sum(1) / counted.sum(1)

@@ -1,33 +1,27 @@
 """Stage A: trains the adapter of a frozen model to hear, and to stay the base where there is nothing to hear.
 
-    L = task * CE(answer | audio, g)              questions that need audio, answer tokens only
-      + distill * T^2 * KL(base || safe)          retention questions with irrelevant audio, same positions
-
-The gate g rises from just above 0 to 1: at 0 the adapter is bypassed and neither term has a gradient. With token
-budgets a step hears only as many audio tokens as its budget, so that every prefix of them learns to do. Into the run's
-folder go `adapter/` (the best evaluated one), `metrics.jsonl`, TensorBoard events and the latest checkpoint. A run
-that was stopped goes on bit for bit as if it had not been, given the same data and number of threads.
+The loss is that of `supervised.stage_a.objective`. The gate g rises from just above 0 to 1: at 0 the adapter is
+bypassed and nothing has a gradient. With token budgets a step hears only as many audio tokens as its budget, so that
+every prefix of them learns to do. Into the run's folder go `adapter/` (the best evaluated one), `metrics.jsonl`,
+TensorBoard events and the latest checkpoint. A run that was stopped goes on bit for bit as if it had not been, given
+the same data, processes and number of threads; on another number of processes it goes on up to the order of sums.
 """
 
 from __future__ import annotations
 
-import json
-import math
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from supervised.data.sample import Sample
-from supervised.diagnostics.recording import recording
-from supervised.diagnostics.residual import fusion_figures
-from supervised.differences import differences
-from supervised.errors import CheckpointError, DataError, ModelError
-from supervised.losses import IGNORED, distillation_loss, task_loss
+from supervised.errors import CheckpointError, DataError
+from supervised.processes import Processes
 from supervised.safe_model import SafeModel
 from supervised.stage_a.checkpoint import (
     Progress,
@@ -39,11 +33,24 @@ from supervised.stage_a.checkpoint import (
     save_checkpoint,
 )
 from supervised.stage_a.config import StageAConfig
+from supervised.stage_a.curriculum import Curriculum
 from supervised.stage_a.evaluation import Evaluation
-from supervised.stage_a.examples import Examples
+from supervised.stage_a.examples import Batch, Examples
+from supervised.stage_a.fisher import consolidated
+from supervised.stage_a.guard import Guard
+from supervised.stage_a.identity import data_identity, identity, refuse_other
 from supervised.stage_a.log import MetricsLog
-from supervised.stage_a.schedule import budget_at, gate_at, order, parameter_groups, questions_at, set_rates
-from supervised.stage_a.teacher import BaseLogits
+from supervised.stage_a.loss_weights import LossWeights
+from supervised.stage_a.null_space import NullSpace
+from supervised.stage_a.objective import Objective
+from supervised.stage_a.rows import Rows
+from supervised.stage_a.schedule import freeze, order, parameter_groups, phase_at
+from supervised.stage_a.stability import OutputMonitor
+from supervised.stage_a.step import Step
+from supervised.stage_a.teacher import Teacher
+
+MEASURED = 256
+"""Retention questions that Fisher information and null space are measured on."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,9 @@ class StageAResult:
     steps: int
     """Optimiser steps done."""
     stopped_early: bool
-    """Patience ended the training."""
+    """The training ended before its last step."""
+    reason: str
+    """Why it did; empty where it did not."""
     best_step: int
     """Step whose adapter was saved."""
     audio_accuracy: float
@@ -81,7 +90,8 @@ def train_stage_a(
 ) -> StageAResult:
     """Train `model.adapter`, save its best state in `out_dir`/adapter and leave it in the model.
 
-    The caller seeds the generators before it makes the adapter, and sets the number of threads.
+    The caller seeds the generators before it makes the adapter, and sets the number of threads. Started with
+    `accelerate launch`, the processes share every batch; the first of them writes.
 
     Args:
         model: frozen base, frozen encoder, and the adapter to train.
@@ -96,10 +106,10 @@ def train_stage_a(
         ConfigError: a budget asks for more audio tokens than the adapter makes.
         CheckpointError: `out_dir` holds a checkpoint and `resume` is False; or it is damaged or of another run.
         DataError: a medium cannot be used, or a kind of question that loss or evaluation need is missing.
-        ModelError: the training diverged.
+        ModelError: the training diverged, or gate 0 is no longer the base.
         KeyboardInterrupt: it was interrupted; the message tells what was kept.
     """
-    run = _Run(model, config, Path(out_dir), progress)
+    run = _Run(model, config, Path(out_dir), progress, Processes.current())
     try:
         run.open(resume)
         if not run.finished:
@@ -117,29 +127,36 @@ class _Run:
 
     examples: Examples
     evaluation: Evaluation
-    rows: list[int]
-    base_logits: BaseLogits
+    rows: Rows
+    monitor: OutputMonitor
+    step: Step
 
-    def __init__(self, model: SafeModel, config: StageAConfig, folder: Path, show: bool) -> None:
+    def __init__(self, model: SafeModel, config: StageAConfig, folder: Path, show: bool, processes: Processes) -> None:
         model.config.projector.require("stage_a.budgets", config.budgets)
-        self.model, self.config, self.folder, self.show = model, config, folder, show
+        self.model, self.config, self.folder, self.processes = model, config, folder, processes
+        self.show = show and processes.main
         self.progress = Progress()
-        self.optimizer = torch.optim.AdamW(parameter_groups(model.adapter, config), betas=(0.9, 0.999))
+        self.guard = Guard(config.guard)
+        self.curriculum = Curriculum(config.curriculum, config.steps)
+        self.weights = LossWeights(config.loss, config.curriculum)
+        stack = model.stack.requires_grad_(True) if config.train_base else None
+        self.trained: nn.Module = model.adapter
+        if stack is not None:
+            self.trained = nn.ModuleDict({"adapter": model.adapter, "base": stack})
+        self.optimizer = torch.optim.AdamW(parameter_groups(model.adapter, config, stack), betas=(0.9, 0.999))
+        self.tensors: dict[str, Tensor] = {}  # of the checkpoint, until they are restored
         self.best: dict[str, Tensor] = {}
+        self.null_space: dict[str, Tensor] = {}
         self.random: dict[str, Any] = random_states()
         self.saved: tuple[int, int] | None = None  # step and evaluation of the checkpoint that is on disk
         self.whole = False  # adapter, optimiser, progress and metrics belong to one step, so they may be saved
         self.log: MetricsLog | None = None
-        settings = {name: value for name, value in asdict(config).items() if name != "checkpoint_every"}
-        if not config.budgets:  # then a run is that of a time before there were budgets
-            del settings["budgets"]
-        fingerprint = {name: value for name, value in model.fingerprint().items() if name != "adapter"}
-        self.identity: dict[str, Any] = _as_json({"stage_a": settings, "model": fingerprint, "data": {}})
+        self.identity = identity(model, config)
 
     @property
     def finished(self) -> bool:
         """No step and no evaluation is left."""
-        return self.progress.stopped or self.progress.evaluated == self.config.steps
+        return bool(self.guard.reason) or self.progress.evaluated == self.config.steps
 
     def open(self, resume: bool) -> None:
         """Take over the checkpoint in the folder, if there is one."""
@@ -150,33 +167,49 @@ class _Run:
             raise CheckpointError(
                 f"{self.folder} holds an earlier run ({found[-1].name}); go on with --resume, or give another folder."
             )
-        self.progress, identity, tensors, self.random = read_checkpoint(found[-1])
-        self.identity["data"] = identity["data"]  # compared when the data have been read
-        self._compare(identity)
-        self.best = restore(tensors, self.model.adapter, self.optimizer)
+        self.progress, saved, tensors, self.random = read_checkpoint(found[-1])
+        refuse_other(self.folder, saved, self.identity | {"data": saved["data"]})  # data: when they have been read
+        self.identity["data"] = saved["data"]
+        self.tensors = tensors
+        self.guard.set_state(self.progress.parts["guard"])
         self.saved = (self.progress.step, self.progress.evaluated)
 
     def prepare(self, train: Sequence[Sample], validation: Sequence[Sample]) -> None:
         """Compute everything frozen once: inputs, audio, pictures, the base's logits and answers."""
-        chosen = sorted(order(len(validation), self.config.seed, "evaluation")[: self.config.eval_samples].tolist())
+        config = self.config
+        chosen = sorted(order(len(validation), config.seed, "evaluation")[: config.eval_samples].tolist())
         with tqdm(total=len(train) + len(chosen), desc="Listening", unit="clip", disable=not self.show) as bar:
             self.examples = Examples(self.model, train, range(len(train)), bar.update)
             examined = Examples(self.model, validation, chosen, bar.update)
-        saved = {**self.identity}
-        self.identity["data"] = {
-            name: {"questions": len(part), "sha256": part.sha256}
-            for name, part in (("train", self.examples), ("validation", examined))
-        }
-        if saved["data"]:
-            self._compare(saved)
-        self.rows = self._usable()
+        data = data_identity(train=self.examples, validation=examined)
+        if self.identity["data"]:
+            refuse_other(self.folder, {"data": self.identity["data"]}, {"data": data})
+        self.identity["data"] = data
+        self.processes.same(self.identity, "the run")
         if not bool(examined.audio.present.any()):
             raise DataError("no validation question has audio, so no step can be called best; add such questions.")
-        self.evaluation = Evaluation(examined, self.config.budgets)
+        self.evaluation = Evaluation(examined, config.budgets, self.processes, frozen=not config.train_base)
         self.progress.base = self.evaluation.base
-        retention = [row for row in self.rows if bool(self.examples.retention[row])]
-        self.base_logits = BaseLogits(self.examples, retention)
-        self.log = MetricsLog(self.folder, self.progress.step, self.progress.lines)
+        self.rows = Rows(self.examples, config)
+        self.monitor = OutputMonitor(self.evaluation.base_outputs)
+        retention = (self.examples.retention & self.examples.audio.present).nonzero()[:, 0].tolist()
+        teacher = Teacher(self.examples, retention) if self.rows.reads["retention"] else None
+        self.step = Step(Objective(self.examples, teacher, config.loss), self.optimizer, config, self.processes)
+        self.measured = [retention[i] for i in sorted(order(len(retention), config.seed, "measured")[:MEASURED])]
+        self._restore()  # only now: a base that is trained has been asked as it was at first
+        if self.null_space:
+            self.step.null_space = NullSpace.from_tensors(self.model.adapter, self.null_space)
+        elif config.guard.null_space > 0:
+            self.step.null_space = NullSpace.measure(self.examples, self.measured, config.guard.null_space)
+            self.null_space = self.step.null_space.tensors()
+        for name, part in self._parts().items():
+            if name in self.progress.parts:
+                part.set_state(self.progress.parts[name])
+            if name == "curriculum":  # the rows go on as they were restricted
+                self.rows.restrict(self.curriculum.share)
+        self._begin_phase(phase_at(self.progress.step, config))
+        if self.processes.main:
+            self.log = MetricsLog(self.folder, self.progress.step, self.progress.lines)
         restore_random(self.random)
         self.whole = True
 
@@ -189,69 +222,81 @@ class _Run:
                 due = progress.step > 0 and (last or progress.step % config.eval_every == 0)
                 if due and progress.evaluated != progress.step:
                     self.evaluate()
-                    bar.set_postfix(
-                        accuracy=f"{progress.best['audio_accuracy']:.3f}", drop=f"{progress.best['drop']:.3f}"
-                    )
+                    best = self.guard.best
+                    bar.set_postfix(accuracy=f"{best['audio_accuracy']:.3f}", drop=f"{best['drop']:.3f}")
                 if progress.step > 0 and (self.finished or progress.step % config.checkpoint_every == 0):
                     self.save()
                 if self.finished:
                     return
-                self.step()
+                self.advance()
                 bar.update()
 
-    def step(self) -> None:
+    def advance(self) -> None:
         """Take one optimiser step; until its last part the run's state is untouched."""
-        number, config = self.progress.step, self.config
-        batch = self.examples.batch([self.rows[i] for i in questions_at(number, len(self.rows), config)])
-        gate, budget = gate_at(number, config), budget_at(number, config)
-        with recording(self.model.adapter) as seen:
-            logits = self.examples.logits(batch, batch.audio, gate, budget)  # (B, K, V)
-        retention = batch.retention[:, None]  # (B, 1)
-        task = task_loss(logits, batch.labels.masked_fill(retention, IGNORED))
-        mask = (batch.labels != IGNORED) & retention  # (B, K)
-        distill = distillation_loss(logits, self.base_logits(batch, logits), mask, config.loss.temperature)
-        loss = config.loss.task * task + config.loss.distill * distill
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        norm = float(torch.nn.utils.clip_grad_norm_(trained, config.clip_norm))
-        if not math.isfinite(norm):
-            raise ModelError(f"Stage A diverged at step {number + 1} (gradient norm {norm}); lower stage_a.fusion_lr.")
-        terms = {"loss": loss, "task_loss": task, "distill_loss": distill}
-        figures = {name: value.item() for name, value in terms.items()} | {"grad_norm": norm}
+        number = self.progress.step
+        drawn = self.rows.get_state()
+        try:
+            if number > 0 and (phase := phase_at(number, self.config)) != phase_at(number - 1, self.config):
+                self._begin_phase(phase)
+            weights = self.weights.at(self.curriculum.stage, self.curriculum.stages)
+            figures = self.step.gradient(number, self._batches(), weights)
+        except BaseException:
+            self.rows.set_state(drawn)  # the step was not taken, so its questions were not drawn
+            raise
         self.whole = False
-        figures |= {"gate": gate, **fusion_figures(self.model.adapter, seen)}
-        figures["rate"] = set_rates(self.optimizer, number, config)
-        if budget is not None:
-            figures["budget"] = float(budget)
-        self.optimizer.step()
+        figures["rate"] = self.step.follow(number)
+        self.curriculum.observe_loss(figures["loss"])
         self.progress.step += 1
         self._record("train", figures)
         self.random = random_states()
         self.whole = True
 
     def evaluate(self) -> None:
-        """Measure, keep the adapter if it is the best so far, and end the run when patience is used up."""
+        """Measure, keep the adapter if it is the best so far, and do what the guard and the curriculum say."""
         progress, figures = self.progress, self.evaluation()
         self.whole = False
         progress.evaluated = progress.step
-        progress.stale += 1
-        if not progress.best or self._rank(figures) > self._rank(progress.best):
-            progress.best, progress.stale = figures | {"step": progress.step}, 0
-            self.best = {name: value.detach().clone() for name, value in self.model.adapter.state_dict().items()}
-        if progress.step < self.config.gate_warmup_steps:
-            progress.stale = 0  # the gate of the training is not yet the gate of the evaluation
-        progress.stopped = progress.stale >= self.config.guard.patience
-        self._record("evaluation", figures)
+        warming = progress.step < self.config.gate_warmup_steps  # the gate of the training is not that of an evaluation
+        verdict = self.guard.judge(figures, progress.step, warming)
+        if verdict == "best":
+            self.best = {name: value.detach().clone() for name, value in self.trained.state_dict().items()}
+        elif verdict == "roll_back":
+            self.trained.load_state_dict(self.best)
+            self.optimizer.state.clear()
+            raised = self.weights.hold_harder()
+            fallen = f"retention fell by {100 * figures['drop']:.1f} points"
+            self._tell(f"{fallen}: back to step {self.guard.best['step']}; {raised}")
+        if not warming and (told := self.weights.judge(figures, progress.base)):
+            self._tell(told)
+        if self.curriculum.judge(figures, progress.base):
+            self.rows.restrict(self.curriculum.share)
+            self._tell(self.curriculum.reason)
+        for warning in [] if warming else self.monitor.check(self.evaluation.outputs):
+            self._tell(warning)
+            if self.monitor.stop:
+                self.guard.reason = warning
+        outputs = {name: value for name, value in asdict(self.evaluation.outputs).items() if value is not None}
+        del outputs["questions"]
+        self._record("evaluation", figures | outputs | {"stage": self.curriculum.stage + 1})
         self.whole = True
 
     def save(self) -> None:
         """Write a checkpoint, unless this very state is on disk."""
         state = (self.progress.step, self.progress.evaluated)
         if self.saved != state:
-            save_checkpoint(
-                self.folder, self.progress, self.identity, self.model.adapter, self.optimizer, self.best, self.random
-            )
+            self.progress.parts = {name: part.get_state() for name, part in self._parts().items()}
+            if self.processes.main:
+                save_checkpoint(
+                    self.folder,
+                    self.progress,
+                    self.identity,
+                    self.trained,
+                    self.optimizer,
+                    self.best,
+                    self.random,
+                    self.null_space,
+                )
+            self.processes.wait()
             self.saved = state
 
     def keep(self) -> str:
@@ -267,12 +312,15 @@ class _Run:
     def finish(self) -> StageAResult:
         """Put the best adapter into the model and save it."""
         self.whole = False  # from here on the adapter is no longer that of the last step
-        best, base = self.progress.best, self.progress.base
-        self.model.adapter.load_state_dict(self.best)
+        best, base = self.guard.best, self.progress.base
+        self._restore()
+        self.trained.load_state_dict(self.best)
+        self.model.adapter.requires_grad_(True)
         result = StageAResult(
             adapter=self.folder / "adapter",
             steps=self.progress.step,
-            stopped_early=self.progress.stopped,
+            stopped_early=bool(self.guard.reason),
+            reason=self.guard.reason,
             best_step=int(best["step"]),
             audio_accuracy=best["audio_accuracy"],
             base_audio_accuracy=base["audio_accuracy"],
@@ -281,7 +329,9 @@ class _Run:
             drop=best["drop"],
         )
         figures = {name: value for name, value in asdict(result).items() if name != "adapter"}
-        self.model.save_pretrained(result.adapter, {"validation": figures})
+        if self.processes.main:
+            self.model.save_pretrained(result.adapter, {"validation": figures})
+        self.processes.wait()
         return result
 
     def close(self) -> None:
@@ -289,43 +339,42 @@ class _Run:
         if self.log is not None:
             self.log.close()
 
-    def _compare(self, saved: dict[str, Any]) -> None:
-        """Refuse to go on with another configuration, model or data."""
-        changes = differences(saved, _as_json(self.identity))
-        if found := [f"{name} is {here}, was {there}" for name, there, here in changes]:
-            raise CheckpointError(
-                f"the checkpoint in {self.folder} is of another run: {'; '.join(found)}; "
-                "give the same values, or another folder."
-            )
+    def _restore(self) -> None:
+        """Take the checkpoint's tensors over, once."""
+        if self.tensors:
+            self.best, self.null_space = restore(self.tensors, self.trained, self.optimizer)
+            self.tensors = {}
 
-    def _usable(self) -> list[int]:
-        """Return the training questions that one of the terms learns from."""
-        present, retention = self.examples.audio.present, self.examples.retention
-        kinds = {
-            "task": (~retention, "needs audio and has a clip"),
-            "distill": (retention, "needs no audio (retention_set) and has a clip all the same"),
+    def _batches(self) -> list[Batch]:
+        """Return this process's questions of the next step, in parts."""
+        mine = list(self.processes.mine(self.rows.draw()))
+        parts = (mine[part :: self.config.accumulate] for part in range(self.config.accumulate))
+        return [self.examples.batch(part) for part in parts if part]
+
+    def _begin_phase(self, phase: int) -> None:
+        """Train the parts of a phase; from the second on, note where it began and what retention depends on."""
+        freeze(self.optimizer, phase)
+        if self.config.loss.fisher > 0 and phase > 0:
+            path = self.folder / f"fisher-{phase}.safetensors"
+            self.step.consolidated = consolidated(path, self.identity, self.examples, self.measured)
+
+    def _parts(self) -> dict[str, Any]:
+        """Return every part of the run that has a memory, by its name in a checkpoint."""
+        return {
+            "guard": self.guard,
+            "curriculum": self.curriculum,
+            "rows": self.rows,
+            "weights": self.weights,
+            "monitor": self.monitor,
         }
-        used = torch.zeros_like(present)
-        for name, (kind, words) in kinds.items():
-            if getattr(self.config.loss, name) > 0:
-                if not bool((kind & present).any()):
-                    raise DataError(f"no training question {words}; add some, or set stage_a.loss.{name} to 0.")
-                used |= kind & present
-        return [int(row) for row in used.nonzero()[:, 0]]
+
+    def _tell(self, line: str) -> None:
+        """Say what changed the course of the run."""
+        if self.processes.main:
+            tqdm.write(f"Stage A, step {self.progress.step}: {line}", file=sys.stderr)
 
     def _record(self, kind: str, figures: dict[str, float]) -> None:
         """Log the figures of the present step."""
         if self.log is not None:
             self.log.write(self.progress.step, kind, figures)
-            self.progress.lines += 1
-
-    def _rank(self, figures: dict[str, float]) -> tuple[bool, float, float]:
-        """Return the key that is larger for the better evaluation: within the drop, hearing counts; else the drop."""
-        accuracy, drop = figures["audio_accuracy"], figures["drop"]
-        within = drop <= self.config.guard.max_drop
-        return (within, accuracy, -drop) if within else (within, -drop, accuracy)
-
-
-def _as_json(value: Any) -> Any:
-    """Return the value as it reads after it was written: tuples are lists."""
-    return json.loads(json.dumps(value))
+        self.progress.lines += 1

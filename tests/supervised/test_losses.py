@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from supervised.losses import IGNORED, distillation_loss, task_loss
+from supervised.losses import IGNORED, distillation_loss, feature_loss, task_loss
 
 
 def test_task_loss_averages_over_answer_tokens_of_the_whole_batch() -> None:
@@ -79,3 +79,39 @@ def test_no_gradient_reaches_the_base_logits() -> None:
     safe, mask = torch.randn(1, 1, 3, requires_grad=True), torch.ones(1, 1, dtype=torch.bool)
     distillation_loss(safe, base, mask, 3.0).backward()
     assert base.grad is None
+
+
+def test_parts_of_a_batch_add_up_to_its_losses() -> None:
+    torch.manual_seed(0)
+    logits, base = torch.randn(5, 3, 7), torch.randn(5, 3, 7)
+    labels = torch.tensor([[1, 2, IGNORED], [3, IGNORED, IGNORED], [0, 1, 2], [4, 5, IGNORED], [6, IGNORED, IGNORED]])
+    counted = labels != IGNORED
+    total = int(counted.sum())
+    cut = [slice(0, 2), slice(2, 5)]
+    task = sum(task_loss(logits[part], labels[part], total) for part in cut)
+    assert task == pytest.approx(task_loss(logits, labels).item())
+    distilled = sum(distillation_loss(logits[part], base[part], counted[part], 2.0, total) for part in cut)
+    assert distilled == pytest.approx(distillation_loss(logits, base, counted, 2.0).item())
+    features = sum(feature_loss(logits[part, 0], base[part, 0], 5) for part in cut)
+    assert features == pytest.approx(feature_loss(logits[:, 0], base[:, 0]).item())
+
+
+def test_the_feature_loss_is_the_squared_distance_relative_to_the_bases_size() -> None:
+    # Row 0: |(1, 0)|^2 / |(3, 4)|^2 = 1 / 25; row 1: |(0, 2)|^2 / |(0, 1)|^2 = 4.
+    states = torch.tensor([[4.0, 4.0], [0.0, 3.0]])
+    base = torch.tensor([[3.0, 4.0], [0.0, 1.0]])
+    assert feature_loss(states, base).item() == pytest.approx((1 / 25 + 4) / 2)
+    assert feature_loss(10 * states, 10 * base).item() == pytest.approx((1 / 25 + 4) / 2)
+
+
+def test_the_feature_loss_moves_the_model_and_not_the_base() -> None:
+    states, base = (torch.randn(2, 3, requires_grad=True) for _ in range(2))
+    feature_loss(states, base).backward()
+    assert base.grad is None
+    assert states.grad is not None
+    assert states.grad.any()
+
+
+def test_the_feature_loss_of_no_row_and_of_a_base_of_zeros_is_finite() -> None:
+    assert feature_loss(torch.zeros(0, 3), torch.zeros(0, 3)).item() == 0
+    assert torch.isfinite(feature_loss(torch.zeros(1, 3), torch.zeros(1, 3)))

@@ -26,7 +26,7 @@ INFINITE = float("inf")
         (StageAConfig, "small_rate", 2.0, "stage_a.small_rate must be above 0 and at most 1, got 2.0"),
         (StageAConfig, "phases", (0.5, 0.6, 0.3), "stage_a.phases must be three shares that sum to 1, got [0.5, 0.6,"),
         (StageAConfig, "phases", (-0.5, 0.5, 1.0), "stage_a.phases must be three shares that sum to 1, got [-0.5,"),
-        (StageAConfig, "baseline", "loud", "stage_a.baseline must be none, silent or naive, got loud; use e.g. none."),
+        (StageAConfig, "train_base", True, "stage_a.train_base moves the base, so nothing can be held near it; set"),
         (LossConfig, "task", -1.0, "stage_a.loss.task must be at least 0 and finite, got -1.0"),
         (LossConfig, "fisher", INFINITE, "stage_a.loss.fisher must be at least 0 and finite, got inf"),
         (LossConfig, "temperature", INFINITE, "stage_a.loss.temperature must be above 0 and finite, got inf"),

@@ -1,0 +1,87 @@
+"""Which questions the steps of Stage A are taken on.
+
+In: the prepared questions and the settings. Out: rows, batch by batch, at the share and from the questions that the
+curriculum allows. Kinds of question that no term of the loss reads are left out of a batch, not replaced: a run without
+distillation hears as many audio questions per step as one with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from supervised.data.facts import Facts, facts_of
+from supervised.data.mixture import MixtureSampler
+from supervised.errors import DataError
+from supervised.stage_a.config import LossConfig, StageAConfig
+from supervised.stage_a.difficulty import difficulty
+from supervised.stage_a.examples import Examples
+
+
+class Rows:
+    """Draws the rows of step after step."""
+
+    def __init__(self, examples: Examples, config: StageAConfig) -> None:
+        """Begin with all questions that have a clip.
+
+        Raises:
+            DataError: there is no question of a kind that the loss needs.
+            ConfigError: a weight is for no set that there is.
+        """
+        self.facts = replace(facts_of(examples.questions), has_audio=examples.audio.present.numpy())
+        self.reads = reads(config.loss)
+        check(self.facts, config.loss)
+        self.audio_share = config.audio_share
+        share = config.audio_share if all(self.reads.values()) else float(self.reads["task"])
+        size = config.batch_size
+        if not self.reads["retention"]:
+            size = max(1, round(config.audio_share * size))
+        elif not self.reads["task"]:
+            size = max(1, round((1 - config.audio_share) * size))
+        self.sampler = MixtureSampler(self.facts, size, share, config.set_weights, config.seed)
+
+    def draw(self) -> list[int]:
+        """Return the rows of the next step, over all processes."""
+        return [int(row) for row in self.sampler.draw()]
+
+    def restrict(self, share: float) -> None:
+        """Draw the easiest `share` of the questions that need audio, and `share` times as many of them in a batch."""
+        if all(self.reads.values()):
+            rows = self.sampler.audio_rows
+            self.sampler.restrict(share * self.audio_share, rows[difficulty(self.facts, rows) < share])
+
+    def get_state(self) -> dict[str, Any]:
+        """Return where the draws stand, as JSON."""
+        return self.sampler.get_state()
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on exactly where `get_state` was called."""
+        self.sampler.set_state(state)
+
+
+def reads(loss: LossConfig) -> dict[str, bool]:
+    """Return whether the loss has a term for questions that need audio (task), and for retention questions."""
+    return {"task": loss.task > 0, "retention": loss.distill > 0 or loss.feature > 0}
+
+
+def check(facts: Facts, loss: LossConfig) -> None:
+    """Refuse questions among which a kind is missing that the loss reads.
+
+    Raises:
+        DataError: names the kind.
+    """
+    kinds = {
+        "task": (~facts.retention, "needs audio and has a clip", "stage_a.loss.task to 0"),
+        "retention": (
+            facts.retention,
+            "needs no audio (retention_set) and has a clip all the same",
+            "stage_a.loss.distill and stage_a.loss.feature to 0",
+        ),
+    }
+    for name, read in reads(loss).items():
+        kind, words, setting = kinds[name]
+        if read and not bool(np.any(kind & facts.has_audio)):
+            raise DataError(f"no training question {words}; add some, or set {setting}.")
