@@ -19,7 +19,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from supervised.files import write_tensors
-from supervised.losses import IGNORED
 from supervised.stage_a.examples import Examples
 
 PARTS = ("information", "anchor")
@@ -144,14 +143,13 @@ def consolidated(
 
 def _log_likelihood(examples: Examples, row: int, gate: float) -> Tensor:
     """Return log p, summed over the positions of the answer, of what the base without audio would say there."""
-    batch = examples.batch([row])
-    answered = batch.labels != IGNORED  # (1, K)
+    batch = examples.batch([row])  # alone, so that every position is one of its answer
     with torch.no_grad():
         likeliest = examples.logits(batch, None, 0.0).argmax(-1)  # (1, K)
     with torch.enable_grad():
         logits = examples.logits(batch, batch.audio, gate).float()  # (1, K, V)
         chosen = logits.log_softmax(-1).gather(-1, likeliest[..., None])[..., 0]  # (1, K)
-        return chosen[answered].sum()
+        return chosen.sum()
 
 
 def _read(path: Path, told: str) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
