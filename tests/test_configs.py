@@ -63,7 +63,8 @@ def test_the_others_differ_from_the_demo_in_the_model_and_in_what_follows_from_i
 @pytest.mark.parametrize("name", LARGE)
 def test_large_bases_are_trained_as_the_fields_of_stage_a_say(name: str) -> None:
     stage_a = read(f"{name}.yaml").stage_a
-    assert (stage_a.projector_lr, stage_a.fusion_lr, stage_a.marker_lr) == (1e-4, 5e-5, 1e-4)
+    rates = (stage_a.projector_lr, stage_a.fusion_lr, stage_a.gate_lr, stage_a.marker_lr)
+    assert rates == (1e-4, 5e-5, 5e-4, 1e-4)
     assert stage_a.gate_warmup_steps == 2000
     assert stage_a.steps > stage_a.gate_warmup_steps > stage_a.warmup_steps
 

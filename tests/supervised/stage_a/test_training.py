@@ -138,6 +138,7 @@ def test_the_adapter_learns_and_the_base_does_not_change(attach: Callable[[], Sa
         batch_size=12,
         projector_lr=0.02,
         fusion_lr=0.02,
+        gate_lr=0.02,
         marker_lr=0.02,
         gate_lr=0.02,
         eval_every=60,
@@ -159,6 +160,7 @@ def test_distillation_holds_the_model_near_its_base(attach: Callable[[], SafeMod
             steps=40,
             batch_size=12,
             fusion_lr=0.01,
+            gate_lr=0.01,
             projector_lr=0.01,
             eval_every=99,
             loss=LossConfig(distill=weight),
@@ -360,7 +362,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
 
 
 def test_patience_ends_a_run_that_gets_no_better(attach: Callable[[], SafeModel], tmp_path: Path) -> None:
-    still = replace(CONFIG, projector_lr=1e-12, fusion_lr=1e-12, marker_lr=1e-12, eval_every=1)
+    still = replace(CONFIG, projector_lr=1e-12, fusion_lr=1e-12, gate_lr=1e-12, marker_lr=1e-12, eval_every=1)
     still = replace(still, guard=GuardConfig(max_drop=1.0, patience=2))
     result = run(attach(), tmp_path, still)
     # The gate's warm-up takes 3 steps; patience counts evaluations from the third on.
