@@ -160,6 +160,9 @@ def _data_origin(config: RunConfig) -> dict[str, Any]:
     from supervised.demo.scenes import VERSION
 
     origin: dict[str, Any] = to_dict(config.data)
+    del origin["on_error"]  # a run that stopped at a damaged file may go on without it
+    if config.data.hold_out == 0:  # then the questions are those of a time before any were held out
+        del origin["hold_out"]
     if config.data.manifest is not None:
         origin["manifest"] = sha256_file(config.data.manifest)
     else:

@@ -58,6 +58,10 @@ class DataConfig:
     """JSONL manifest with all splits; None: SoundScenes is generated on the spot."""
     recordings: str | None = None
     """Folder of real recordings in the ESC-10 or ESC-50 layout for SoundScenes; None: its synthesiser."""
+    hold_out: int = 0
+    """Manifest: retention questions that no training sees, nor others of their groups; they join `validation`."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """A damaged picture or clip in Stage A: stop, or leave the question out, or take another like it, and count it."""
     adapter: int = 6000
     """SoundScenes: questions that Stage A learns from."""
     train: int = 12000
@@ -77,6 +81,9 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.manifest is not None and self.recordings is not None:
             raise ConfigError("data.manifest and data.recordings are both given; give one of them.")
+        if self.hold_out < 0:
+            raise ConfigError(f"data.hold_out must not be below 0, got {self.hold_out}; use e.g. 10000, or 0 for none.")
+        check_choice("data.on_error", self.on_error, ("stop", "skip"))
         for name in ("adapter", "train", "validation", "calibration", "test"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"data.{name} must be at least 1, got {getattr(self, name)}; use e.g. 2000.")

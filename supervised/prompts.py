@@ -7,6 +7,7 @@ with). What `generate` returns becomes text again, whether it repeats the prompt
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ PLAIN = "Question: {} Answer:"
 """Prompt for bases without a chat template; {} is the question."""
 REFUSALS = (*LOAD_ERRORS, LookupError, TemplateError)
 """What processors and chat templates raise on questions that they are not made for."""
+ENCODING = threading.Lock()
+"""A fast tokenizer is first told how to pad and then encodes: of two threads, one could get the other's padding."""
 
 
 def write_inputs(processor: Any, samples: Sequence[Sample], template: str | None = None) -> Any:
@@ -50,13 +53,14 @@ def write_inputs(processor: Any, samples: Sequence[Sample], template: str | None
     images = [[] if sample.image is None else [read_image(sample.image)] for sample in samples]
     start = processor.tokenizer.bos_token
     try:
-        batch = processor(
-            text=texts,
-            images=images if any(images) else None,
-            padding=True,
-            return_tensors="pt",
-            add_special_tokens=not (start and texts[0].startswith(start)),  # some templates write it themselves
-        )
+        with ENCODING:
+            batch = processor(
+                text=texts,
+                images=images if any(images) else None,
+                padding=True,
+                return_tensors="pt",
+                add_special_tokens=not (start and texts[0].startswith(start)),  # some templates write it themselves
+            )
     except REFUSALS as error:
         raise DataError(
             f"{type(processor).__name__} refuses the questions from {samples[0].id!r} on ({first_line(error)}); "
@@ -135,7 +139,8 @@ def answer_ids(base: Any, tokenizer: Any, answer: str) -> list[int]:
     end, apart = tokenizer.eos_token_id, has_encoder(base)
     if end is None:
         raise ModelError("the base's tokenizer has no end token, so no answer could end; give one that has.")
-    ids = list(tokenizer(answer, add_special_tokens=apart)["input_ids"])
+    with ENCODING:
+        ids = list(tokenizer(answer, add_special_tokens=apart)["input_ids"])
     if (first := forced_start(base)) is not None and ids[:1] != [first]:
         ids = [first, *ids]
     return ids if apart and ids[-1:] == [end] else [*ids, end]

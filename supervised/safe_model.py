@@ -183,14 +183,18 @@ class SafeModel:
         batch = write_inputs(self.processor, samples, self.config.prompt)
         return batch.to(self.device, dtype=self.base.dtype)  # the dtype is for pictures; ids stay integers
 
-    def encode_audio(self, waveforms: Sequence[Path | Waveform | None]) -> AudioFeatures:
+    def encode_audio(self, waveforms: Sequence[Path | Waveform | None], keep: bool = True) -> AudioFeatures:
         """Return what the frozen encoder hears, a row per clip; None gives a row without audio.
+
+        Args:
+            waveforms: files or clips in memory.
+            keep: use the feature cache, where there is one; not for clips that will not be heard again.
 
         Raises:
             DataError: a clip cannot be used.
         """
         clips = [None if clip is None else read_waveform(clip, self.encoder.rate) for clip in waveforms]
-        return self.encoder(clips) if self._cache is None else self._cache.encode(self.encoder, clips)
+        return self._cache.encode(self.encoder, clips) if keep and self._cache is not None else self.encoder(clips)
 
     def encode_images(self, inputs: Mapping[str, Any]) -> Any:
         """Return the pictures of `inputs` encoded for several passes, or None: no picture, or nothing to share."""

@@ -7,13 +7,15 @@ Media are only looked up here, not decoded: `supervised.data.media.check_media` 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import overload
+from typing import BinaryIO, overload
 
 import numpy as np
 
@@ -61,6 +63,24 @@ class Manifest(Sequence[Sample]):
         """Return the samples at `places`, int64 [m], in that order."""
         return Manifest(self._lines.rows(places), self.facts.rows(places))
 
+    def where(self, row: int) -> str:
+        """Return file and line of a row, for messages about its media."""
+        return f"{self._lines.path}, line {self._lines.numbers[row]}"
+
+    @property
+    def sha256(self) -> str:
+        """Identity of the questions and their order: a hash of their lines. Media count by name, not by contents.
+
+        Raises:
+            DataError: the file was changed since it was opened.
+        """
+        digest = hashlib.sha256()
+        with self._lines.open() as file:
+            for start in self._lines.starts.tolist():
+                file.seek(start)
+                digest.update(file.readline().strip() + b"\n")
+        return digest.hexdigest()
+
     def split(self, name: str) -> Manifest:
         """Return the samples of one split; there may be none."""
         return self.rows(np.flatnonzero(self.facts.splits == SPLITS.index(name)))
@@ -75,15 +95,21 @@ class _Lines:
     def rows(self, places: np.ndarray) -> _Lines:
         return _Lines(self.path, self.starts[places], self.numbers[places], self.version)
 
-    def sample(self, row: int) -> Sample:
+    @contextmanager
+    def open(self) -> Iterator[BinaryIO]:
+        """Open the file, if it still is what it was."""
         try:
             with open(self.path, "rb") as file:
                 if _version(file.fileno()) != self.version:
                     raise DataError(f"manifest {self.path} was changed while it was in use; start again.")
-                file.seek(int(self.starts[row]))
-                raw = file.readline()
+                yield file
         except OSError as error:
             raise DataError(f"manifest {self.path} cannot be read ({error.strerror}); restore it.") from None
+
+    def sample(self, row: int) -> Sample:
+        with self.open() as file:
+            file.seek(int(self.starts[row]))
+            raw = file.readline()
         sample = _sample(raw, int(self.numbers[row]), self.path)
         assert sample is not None  # a blank line has no row
         return sample

@@ -62,12 +62,8 @@ class ClapEncoder(WindowedEncoder):
 
     def _prepare(self, samples: np.ndarray) -> Tensors:
         """Return the spectrogram (1, C, frames, mels) of at most one window; C = 4 when fused, else 1."""
-        # In fusion mode the extractor draws which clip to call "longer", though none is; the draw must not show.
-        state = np.random.get_state() if self.fused else None
         with np.errstate(over="ignore", invalid="ignore"):  # a clip that overflows is refused by its features
             features = self.extractor(samples, sampling_rate=self.rate, return_tensors="pt")
-        if state is not None:
-            np.random.set_state(state)
         return (features["input_features"].to(self.device, torch.float32),)
 
     def _tower(self, *inputs: Tensor) -> Tensors:
@@ -90,7 +86,15 @@ class ClapAudioHalf(ClapAudioModelWithProjection):
 
 
 class FastClapExtractor(ClapFeatureExtractor):
-    """The same spectrograms, bit for bit, from one FFT over all frames instead of one per frame."""
+    """The same spectrograms, bit for bit, from one FFT over all frames instead of one per frame, and nothing drawn."""
+
+    def _get_input_mel(self, *arguments: Any) -> tuple[np.ndarray, bool]:
+        """Return the spectrograms of a clip, and that it is longer than a window, though none is.
+
+        Else the extractor of a fused checkpoint would draw which one to call so, from the generator of all threads.
+        """
+        mel, _ = super()._get_input_mel(*arguments)
+        return mel, True
 
     def _np_extract_fbank_features(self, waveform: np.ndarray, mel_filters: np.ndarray) -> np.ndarray:
         """Return the log-mel spectrogram, float32 (frames, mels), of samples (n,)."""
