@@ -1,10 +1,11 @@
-"""Questions made ready for Stage A, once: token ids, what the encoder heard, what the vision tower saw.
+"""The questions of Stage A, by row: kept ready in memory where they fit, else made ready when they are asked for.
 
-In: samples and a `SafeModel`. Out: teacher-forced batches (left-padded prompt, then the answer and the end token,
-right-padded; an encoder-decoder gets the answer in its decoder) and plain prompts for evaluation. Everything frozen is
-computed a single time and kept in memory: audio tokens as float32, bit-equal to the encoder's output, or as float16
-where they would exceed `CACHE_BYTES`; image features where transformers lets a caller pass them in, pixel values
-otherwise. Neighbouring questions that hold the same clip object share one pass of the encoder.
+In: samples and a `SafeModel`. Out: batches and prompts. Everything frozen (token ids, what the encoder hears, what the
+vision tower sees) is computed once and kept, as long as what is prepared so far lets all of it take no more than
+`CACHE_BYTES`: that is told by the first chunk, and watched with every further one. A larger set is streamed, and so is
+one whose clips are augmented, as each epoch hears others. Both give the same bits. A streamed set costs memory for the
+facts of its questions only; encoder outputs are taken from `model.feature_cache`, where it is set and nothing is
+augmented.
 """
 
 from __future__ import annotations
@@ -12,120 +13,132 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
-from supervised.answers import target_answer
-from supervised.base import decoder_start, has_encoder, has_position_table, token_positions
+from supervised.base import has_encoder
+from supervised.data.facts import Facts, FactsWriter
+from supervised.data.preprocess import PreprocessedSamples
 from supervised.data.sample import Sample, Waveform
 from supervised.encoders.features import AudioFeatures
 from supervised.errors import DataError
-from supervised.losses import IGNORED
 from supervised.prompts import answer_ids
 from supervised.safe_model import SafeModel
+from supervised.stage_a.batches import Batch, make_batch, make_prompts
+from supervised.stage_a.preparing import CHUNK, Preparer, Ready, read_ahead
+
+__all__ = ["CACHE_BYTES", "CHUNK", "Batch", "Examples"]
 
 CACHE_BYTES = 1 << 30
-"""Audio tokens above this size are kept in half precision, base logits above it are computed when they are needed."""
-CHUNK = 64
-"""Questions that are prepared at once."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """B questions; K = longest answer with its end token, L = longest prompt + K, of an encoder-decoder without K."""
-
-    rows: list[int]
-    """Where the questions stand among the examples."""
-    inputs: dict[str, Any]
-    """input_ids, attention_mask (B, L) and the base's other inputs."""
-    prompt_mask: Tensor
-    """bool (B, L): True where a prompt's own token stands, so neither padding nor answer; only these may hear."""
-    labels: Tensor
-    """int64 (B, K): the answers' token ids, then `IGNORED`."""
-    audio: AudioFeatures
-    images: Any
-    retention: Tensor
-    """bool (B,): the question needs no audio."""
+"""Memory that the prepared questions of one set may take; a larger set is streamed."""
+IN_A_ROW = 100
+"""Broken questions after which no further one is tried in the place of the first."""
+T = TypeVar("T")
 
 
 class Examples:
-    """Prepared questions, addressed by index."""
+    """Questions, addressed by row.
+
+    Args:
+        model: whose base answers them.
+        samples: where they come from.
+        chosen: which of the samples, in which order.
+        tick: hears that n more questions are read, or need not be.
+        on_error: a question that cannot be used, because a picture, a clip or the answer cannot be. stop: an error with
+            its file and line. leave_out: all are tried beforehand, and those are not among the examples (for questions
+            that are evaluated). replace: it is left out of a set that is kept; of one that is streamed, the next one
+            of its kind (as to needing and having audio) takes its place whenever it is drawn.
+
+    Raises:
+        DataError: a question cannot be used and `on_error` is stop.
+        ModelError: the base's tokenizer has no end token.
+    """
 
     def __init__(
-        self, model: SafeModel, samples: Sequence[Sample], chosen: Sequence[int], tick: Callable[[int], object]
+        self,
+        model: SafeModel,
+        samples: Sequence[Sample],
+        chosen: Sequence[int],
+        tick: Callable[[int], object],
+        on_error: Literal["stop", "leave_out", "replace"] = "stop",
     ) -> None:
-        """Prepare the `chosen` ones of `samples`, each rendered or read once; `tick(n)` hears that n more are done.
-
-        Raises:
-            DataError: a picture or a clip cannot be used.
-            ModelError: the base's tokenizer has no end token.
-        """
-        self.model = model
-        self.ids: list[str] = []
-        self.questions: list[Sample] = []  # without their media
-        self.prompts: list[Tensor] = []  # (P,) each
-        self.targets: list[Tensor] = []  # (K,) each, the end token last
-        retention: list[bool] = []
-        self._rest: list[dict[str, Tensor]] = []  # the base's other inputs, each (1, ...) or (patches, ...)
-        self._images: list[list[Tensor]] | None = []  # features of each question's picture; None: kept as pixels
-        self._digest = hashlib.sha256()
-        heard: list[AudioFeatures] = []
-        half = len(chosen) * model.encoder.num_tokens * model.encoder.token_dim * 4 > CACHE_BYTES
-        for chunk in _read_ahead(samples, chosen):
-            self._tokenise(chunk)
-            heard.append(self._hear(chunk, half))
-            for sample in chunk:
-                self.ids.append(sample.id)
-                self.questions.append(replace(sample, image=None, audio=None))
-                retention.append(sample.retention_set is not None)
-                self._digest.update(_description(sample).encode())
-            tick(len(chunk))
-        self.audio = AudioFeatures.concatenate(heard)
-        self.retention = torch.tensor(retention, dtype=torch.bool)  # (N,)
+        self.model, self.on_error = model, on_error
+        self.ready: list[Ready] | None = []
+        """The prepared questions; None: they are streamed."""
+        self._broken: dict[int, dict[str, str]] = {}  # by the place among the samples
+        self._preparer = Preparer(model, samples)
+        survey = self._prepare(list(chosen), tick)
+        manifest = self._preparer.manifest
+        if manifest is not None:
+            chosen_lines = manifest.rows(self._places)
+            self.facts: Facts = chosen_lines.facts
+            """What sampling needs to know."""
+        else:
+            self.facts = survey.facts.finish()
+        self.sha256 = survey.digest.hexdigest()
+        """Identity of the questions, their order and their media; of a manifest that is streamed, of its lines."""
+        if not self.kept and manifest is not None:
+            self.sha256 = _streamed_identity(chosen_lines.sha256, samples)
+        self.retention = torch.from_numpy(self.facts.retention)  # bool (N,)
+        self.present = torch.from_numpy(self.facts.has_audio)  # bool (N,): it comes with a clip
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self._places)
 
     @property
-    def sha256(self) -> str:
-        """Identity of the questions, their order and their media."""
-        return self._digest.hexdigest()
+    def kept(self) -> bool:
+        """Whether all questions are ready in memory, so that reading ahead has nothing to do."""
+        return self.ready is not None
 
-    def batch(self, rows: Sequence[int]) -> Batch:
-        """Return the questions at `rows` with their answers, for a forward pass."""
-        base, device = self.model.base, self.model.device
-        ids, attended = self._prompts(rows)  # (B, P)
-        prompted = attended.bool()
-        labels = pad_sequence([self.targets[row] for row in rows], batch_first=True, padding_value=IGNORED)  # (B, K)
-        answered = labels.masked_fill(labels == IGNORED, self._pad)
-        if has_encoder(base):
-            inputs, images = self._inputs(rows, ids, attended)
-            start = torch.full_like(answered[:, :1], decoder_start(base))
-            inputs["decoder_input_ids"] = torch.cat([start, answered[:, :-1]], 1).to(device)  # (B, K)
-        else:
-            ids, attended = (
-                torch.cat([ids, answered], 1),
-                torch.cat([attended, (labels != IGNORED).long()], 1),
-            )  # (B, L)
-            prompted = torch.cat([prompted, torch.zeros_like(labels, dtype=torch.bool)], 1)
-            inputs, images = self._inputs(rows, ids, attended)
-            if has_position_table(base):  # `generate` tells them, too
-                inputs["position_ids"] = token_positions(inputs["attention_mask"])
-        retention = self.retention[list(rows)].to(device)
-        return Batch(list(rows), inputs, prompted.to(device), labels.to(device), self._audio(rows), images, retention)
+    @property
+    def left_out(self) -> list[dict[str, str]]:
+        """Id and reason of each question that could not be used since the examples were made."""
+        return list(self._broken.values())
+
+    @property
+    def audio(self) -> AudioFeatures:
+        """What was heard of all questions, copied; nothing of streamed ones."""
+        return AudioFeatures.concatenate([each.audio for each in self.ready or []])
+
+    @property
+    def questions(self) -> Sequence[Sample]:
+        """The questions without their media, read when they are asked for if they are streamed."""
+        ready = self.ready
+        return _Lazy(len(self), self._question if ready is None else lambda row: ready[row].question)
+
+    @property
+    def targets(self) -> Sequence[Tensor]:
+        """Token ids (K,) of the answers, the end token last; tokenised when they are asked for if they are streamed."""
+        ready = self.ready
+        if ready is not None:
+            return _Lazy(len(self), lambda row: ready[row].target)
+        return _Lazy(len(self), lambda row: self._preparer.target(self._question(row)))
+
+    def batch(self, rows: Sequence[int], epoch: int = 0) -> Batch:
+        """Return the questions at `rows` with their answers, for a forward pass.
+
+        Args:
+            rows: at least one; `Batch.rows` tells those that took the place of broken ones.
+            epoch: each number augments clips otherwise, e.g. the number of the step; no matter where nothing does.
+
+        Raises:
+            DataError: a question cannot be used and `on_error` is stop; or too many in a row cannot.
+        """
+        return make_batch(self.model, *self._found(rows, epoch))
+
+    def part(self, batch: Batch, places: Sequence[int]) -> Batch:
+        """Return some questions of a batch, as `batch` would, without reading anything again."""
+        return make_batch(self.model, [batch.rows[place] for place in places], [batch.ready[place] for place in places])
 
     def prompt(self, rows: Sequence[int]) -> tuple[dict[str, Any], AudioFeatures, Any]:
         """Return inputs, audio and images of the questions at `rows`, left-padded, for `generate`."""
-        inputs, images = self._inputs(rows, *self._prompts(rows))
-        return inputs, self._audio(rows), images
+        return make_prompts(self.model, self._found(rows, 0)[1])
 
     def logits(self, batch: Batch, audio: AudioFeatures | None, gate: float, budget: int | None = None) -> Tensor:
         """Return the logits (B, K, V) that predict the labels; without `audio` they are the base's."""
@@ -139,122 +152,109 @@ class Examples:
         logits: Tensor = output.logits if apart else output.logits[:, :-1]
         return logits
 
-    @property
-    def _pad(self) -> int:
-        return int(self.model.processor.tokenizer.pad_token_id or 0)
-
-    def _prompts(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return ids and attention mask (B, P) of the prompts at `rows`, left-padded."""
-        length = max(len(self.prompts[row]) for row in rows)
-        ids = torch.full((len(rows), length), self._pad)
-        attended = torch.zeros_like(ids)
-        for i, row in enumerate(rows):
-            begin = length - len(self.prompts[row])
-            ids[i, begin:], attended[i, begin:] = self.prompts[row], 1
-        return ids, attended
-
-    def _tokenise(self, chunk: list[Sample]) -> None:
-        """Append prompts, targets and pictures of the chunk."""
-        inputs = dict(self.model.inputs(chunk))
-        if all(len(value) == len(chunk) for value in inputs.values()) and all(sample.image for sample in chunk):
-            self._append(inputs, chunk)
-        else:  # pictures without a row per question: some have none, or the patches of all stand in one list
-            for sample in chunk:
-                self._append(dict(self.model.inputs([sample])), [sample])
-
-    def _append(self, inputs: dict[str, Tensor], chunk: list[Sample]) -> None:
-        """Take `inputs` apart: each value has a row per question, or belongs to the only one."""
-        if self._images is not None and "pixel_values" in inputs:
-            features = _image_features(self.model.encode_images(inputs), len(chunk))
-            self._images = None if features is None else self._images + [[row.clone()] for row in features]
-        elif self._images is not None:
-            self._images += [[] for _ in chunk]
-        attended = inputs["attention_mask"].bool()  # (B, P)
-        for i, sample in enumerate(chunk):
-            self.prompts.append(inputs["input_ids"][i][attended[i]].cpu())
-            self.targets.append(self._target(target_answer(sample.answers)))
-            rest: dict[str, Tensor] = {}
-            for name, value in inputs.items():
-                if name in ("input_ids", "attention_mask") or (name == "pixel_values" and self._images is not None):
-                    continue
-                row = value if len(chunk) == 1 else value[i : i + 1]
-                token_wise = value.shape == attended.shape and not _apart(name)
-                rest[name] = (row[:, attended[i]] if token_wise else row).clone()  # a view would keep the whole chunk
-            self._rest.append(rest)
-
-    def _target(self, answer: str) -> Tensor:
-        """Return the answer's token ids, the end token last."""
-        if not self.model.processor.tokenizer(answer, add_special_tokens=False)["input_ids"]:
-            raise DataError(f"answer {answer!r} has no token in the base's vocabulary; correct it or leave it out.")
-        return torch.tensor(self.answer_ids(answer))
-
     def answer_ids(self, answer: str) -> list[int]:
         """Return the token ids with which the base says `answer`, the end token last."""
         return answer_ids(self.model.base, self.model.processor.tokenizer, answer)
 
-    def _hear(self, chunk: list[Sample], half: bool) -> AudioFeatures:
-        """Encode the chunk's clips, each distinct object once."""
-        clips = {id(sample.audio): sample.audio for sample in chunk}
-        row_of = {key: row for row, key in enumerate(clips)}
-        heard = self.model.encode_audio(list(clips.values())).to("cpu")
-        heard = heard.rows([row_of[id(sample.audio)] for sample in chunk])
-        return replace(heard, tokens=heard.tokens.half()) if half else heard
+    def _prepare(self, chosen: Sequence[int], tick: Callable[[int], object]) -> _Survey:
+        """Read the `chosen` samples, as far as that is needed, and keep them ready if they fit."""
+        preparer, check, survey = self._preparer, self.on_error == "leave_out", _Survey()
+        if preparer.augments:
+            self.ready = None
+        good, done, size = [], 0, 0
+        for places, read in read_ahead(preparer, chosen):
+            if self.ready is None and not check and preparer.manifest is not None:
+                break
+            found = preparer.ready(places, read) if self.ready is not None or check else read
+            for place, sample, each in zip(places, read, found, strict=True):
+                if isinstance(each, DataError) or isinstance(sample, DataError):
+                    self._note(place, sample, each)
+                    continue
+                good.append(place)
+                survey.add(sample)
+                if self.ready is not None and isinstance(each, Ready):
+                    self.ready.append(each)
+                    size += each.bytes
+            done += len(places)
+            tick(len(places))
+            if self.ready and size / len(self.ready) * len(chosen) > CACHE_BYTES:
+                self.ready = None
+        self._places = np.array([*good, *chosen[done:]], dtype=np.int64)  # int64 (N,)
+        tick(len(chosen) - done)
+        return survey
 
-    def _inputs(self, rows: Sequence[int], ids: Tensor, attended: Tensor) -> tuple[dict[str, Any], Any]:
-        """Return the base's inputs, and the pictures' features where they are cached."""
-        device = self.model.device
-        inputs: dict[str, Any] = {"input_ids": ids.to(device), "attention_mask": attended.to(device)}
-        for name in {name: None for row in rows for name in self._rest[row]}:
-            having = [i for i, row in enumerate(rows) if name in self._rest[row]]
-            values = [self._rest[rows[i]][name] for i in having]
-            if _apart(name):  # padded per chunk, masked by a mask of its own
-                inputs[name] = pad_sequence([value[0] for value in values], batch_first=True).to(device)
-            elif all(value.shape == (1, len(self.prompts[rows[i]])) for i, value in zip(having, values, strict=True)):
-                under = torch.zeros_like(ids, dtype=values[0].dtype)  # padding and answer get 0, the type of text
-                for i, value in zip(having, values, strict=True):
-                    begin = int(attended[i].argmax())  # the first real token
-                    under[i, begin : begin + value.shape[1]] = value[0]
-                inputs[name] = under.to(device)
-            else:
-                inputs[name] = torch.cat(values).to(device)
-        features = [] if self._images is None else [feature for row in rows for feature in self._images[row]]
-        if not features:
-            return inputs, None
-        from transformers.modeling_outputs import BaseModelOutputWithPooling
+    def _found(self, rows: Sequence[int], epoch: int) -> tuple[list[int], list[Ready]]:
+        """Return the questions at `rows`, ready, and at which rows they stand."""
+        if self.ready is not None:
+            return list(rows), [self.ready[row] for row in rows]
+        places = [int(self._places[row]) for row in rows]
+        read = self._preparer.read(places, epoch)
+        found = self._preparer.ready(places, read)
+        at, ready = list(rows), []
+        for i, each in enumerate(found):
+            if isinstance(each, DataError):
+                at[i], each = self._another(rows[i], read[i], each, epoch)
+            ready.append(each)
+        return at, ready
 
-        return inputs, BaseModelOutputWithPooling(pooler_output=features)
+    def _another(self, row: int, sample: Sample | DataError, reason: DataError, epoch: int) -> tuple[int, Ready]:
+        """Return the next question of the kind of the broken one at `row`, and where it stands."""
+        facts, first = self.facts, reason
+        self._note(int(self._places[row]), sample, reason)
+        alike = (facts.retention == facts.retention[row]) & (facts.has_audio == facts.has_audio[row])
+        same = np.flatnonzero(alike)
+        begin = int(np.searchsorted(same, row))
+        for other in np.roll(same, -begin)[1 : IN_A_ROW + 1].tolist():
+            place = int(self._places[other])
+            read = self._preparer.read([place], epoch)
+            (found,) = self._preparer.ready([place], read)
+            if isinstance(found, Ready):
+                return other, found
+            self._note(place, read[0], found)
+        raise DataError(f"{first} None of the questions of its kind that follow can take its place either.")
 
-    def _audio(self, rows: Sequence[int]) -> AudioFeatures:
-        """Return the features at `rows` where the model computes."""
-        return self.audio.rows(list(rows)).to(self.model.device)
+    def _note(self, place: int, sample: Sample | DataError, reason: object) -> None:
+        """Count a question that cannot be used, or stop."""
+        if self.on_error == "stop" and isinstance(reason, DataError):
+            raise reason
+        name = sample.id if isinstance(sample, Sample) else f"question {place}"
+        self._broken[place] = {"id": name, "reason": str(reason)}
 
-
-def _read_ahead(samples: Sequence[Sample], chosen: Sequence[int]) -> Iterator[list[Sample]]:
-    """Yield the chosen samples in chunks; the next chunk is rendered in a second thread meanwhile."""
-
-    def read(start: int) -> list[Sample]:
-        return [samples[i] for i in chosen[start : start + CHUNK]]
-
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        ahead = pool.submit(read, 0)
-        for start in range(0, len(chosen), CHUNK):
-            chunk = ahead.result()
-            ahead = pool.submit(read, start + CHUNK)
-            yield chunk
-
-
-def _apart(name: str) -> bool:
-    """Return whether an argument is the question as InstructBLIP's Q-former reads it, with tokens of its own."""
-    return name.startswith("qformer_")
+    def _question(self, row: int) -> Sample:
+        """Return a question of a streamed set without its media, which are not read."""
+        samples, place = self._preparer.samples, int(self._places[row])
+        sample = (samples if self._preparer.manifest is None else self._preparer.manifest)[place]
+        return replace(sample, image=None, audio=None)
 
 
-def _image_features(output: Any, count: int) -> Sequence[Tensor] | None:
-    """Return one feature tensor per picture, or None where the output cannot be taken apart and put together again."""
-    known = {"last_hidden_state", "pooler_output", "hidden_states", "attentions"}  # more: e.g. deepstack features
-    if output is None or not set(output) <= known or len(output.pooler_output) != count:
-        return None
-    features: Sequence[Tensor] = output.pooler_output
-    return features
+class _Survey:
+    """Facts and identity of samples that are read one after the other."""
+
+    def __init__(self) -> None:
+        self.facts, self.digest = FactsWriter(), hashlib.sha256()
+
+    def add(self, sample: Sample) -> None:
+        self.facts.add(sample)
+        self.digest.update(_description(sample).encode())
+
+
+class _Lazy(Sequence[T]):
+    """What `get` returns for 0 to `count` - 1, in turn."""
+
+    def __init__(self, count: int, get: Callable[[int], T]) -> None:
+        self._count, self._get = count, get
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[T]: ...
+    def __getitem__(self, index: int | slice) -> T | Sequence[T]:
+        if isinstance(index, slice):
+            return [self._get(row) for row in range(*index.indices(self._count))]
+        return self._get(range(self._count)[index])
 
 
 def _description(sample: Sample) -> str:
@@ -269,3 +269,9 @@ def _description(sample: Sample) -> str:
             values = np.asarray(item.samples[::16] if isinstance(item, Waveform) else item)
             media.append(f"{values.shape} {zlib.crc32(np.ascontiguousarray(values).tobytes())}")
     return json.dumps([sample.id, sample.question, sample.answers, sample.retention_set, *media]) + "\n"
+
+
+def _streamed_identity(lines: str, samples: Sequence[Sample]) -> str:
+    """Return the identity of a manifest's lines and of what is done to their media."""
+    done = asdict(samples.config) | {"augment": samples.augment} if isinstance(samples, PreprocessedSamples) else None
+    return hashlib.sha256(json.dumps([lines, done], sort_keys=True).encode()).hexdigest()
