@@ -15,9 +15,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from supervised.config import ModelConfig
 from supervised.data.sample import Sample, Waveform
-from supervised.encoders.features import AudioFeatures
 from supervised.errors import CheckpointError, ConfigError, DataError, ModelError
-from supervised.losses import IGNORED
 from supervised.safe_model import SafeModel
 from supervised.stage_a import examples as stage_a_examples
 from supervised.stage_a.checkpoint import checkpoints
@@ -494,61 +492,3 @@ def test_a_budget_above_the_adapters_tokens_is_refused_before_anything_is_read(
 
 def prepared(model: SafeModel, samples: list[Sample]) -> Examples:
     return Examples(model, samples, range(len(samples)), lambda _: None)
-
-
-def test_a_padded_batch_predicts_what_each_question_alone_predicts(attach: Callable[[], SafeModel]) -> None:
-    model = attach()
-    samples = [replace(questions(2, 0)[0], answers=("two three dog",)), questions(2, 0)[1]]
-    examples = prepared(model, samples)
-    batch = examples.batch([0, 1])
-    assert batch.labels.shape == (2, 4)  # three words and the end token; one word and the end token
-    assert (batch.labels != IGNORED).sum(1).tolist() == [4, 2]
-    assert batch.prompt_mask.sum(1).tolist() == [len(prompt) for prompt in examples.prompts]
-    assert not (batch.prompt_mask & (batch.inputs["attention_mask"] == 0)).any()
-    together = examples.logits(batch, batch.audio, 0.7)
-    for row, sample in enumerate(samples):
-        # Straight through the model: pixels instead of cached pictures, no padding, all logits.
-        inputs = dict(model.inputs([sample]))
-        length = inputs["input_ids"].shape[1]
-        inputs["input_ids"] = torch.cat([inputs["input_ids"], examples.targets[row][None]], 1)
-        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-        mask = torch.arange(inputs["input_ids"].shape[1])[None] < length
-        alone = model.forward(inputs, model.encode_audio([sample.audio]), 0.7, mask).logits[0, length - 1 : -1]
-        torch.testing.assert_close(together[row, : len(alone)], alone, rtol=1e-4, atol=1e-4)
-
-
-def test_the_first_prediction_in_training_is_the_first_of_generate(attach: Callable[[], SafeModel]) -> None:
-    examples = prepared(attach(), questions(6, 0))
-    rows = list(range(6))
-    batch = examples.batch(rows)
-    inputs, audio, images = examples.prompt(rows)
-    for heard in (audio, None):
-        output = examples.model.generate(inputs, heard, images=images, max_new_tokens=1)
-        torch.testing.assert_close(examples.logits(batch, heard, 1.0)[:, 0], output.logits[0], rtol=1e-4, atol=1e-4)
-
-
-def test_questions_without_picture_or_clip_are_prepared_beside_others(attach: Callable[[], SafeModel]) -> None:
-    model = attach()
-    samples = questions(4, 0)
-    samples[1] = replace(samples[1], image=None, question="how many ?")
-    samples[2] = replace(samples[2], audio=None)
-    examples = prepared(model, samples)
-    assert examples.audio.present.tolist() == [True, True, False, True]
-    batch = examples.batch([0, 1, 2])
-    together = examples.logits(batch, batch.audio, 1.0)
-    for row in range(3):
-        single = examples.batch([row])
-        alone = examples.logits(single, single.audio, 1.0)
-        torch.testing.assert_close(together[row], alone[0], rtol=1e-4, atol=1e-4)
-
-
-def test_cached_audio_has_the_bits_of_the_encoder_and_is_halved_when_it_is_large(
-    attach: Callable[[], SafeModel], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, samples = attach(), questions(3, 0)
-    direct: AudioFeatures = model.encode_audio([sample.audio for sample in samples])
-    assert torch.equal(prepared(model, samples).audio.tokens, direct.tokens)
-    monkeypatch.setattr(stage_a_examples, "CACHE_BYTES", 0)
-    halved = prepared(model, samples)
-    assert halved.audio.tokens.dtype == torch.float16
-    torch.testing.assert_close(halved.batch([0]).audio.tokens.float(), direct.tokens[:1], rtol=1e-3, atol=1e-3)

@@ -1,0 +1,395 @@
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+from supervised.config import DataConfig, ModelConfig, PreprocessConfig
+from supervised.data.facts import facts_of
+from supervised.data.manifest import read_manifest
+from supervised.data.preprocess import preprocessed
+from supervised.data.sample import Sample, Waveform
+from supervised.data.source import open_split
+from supervised.encoders.features import AudioFeatures
+from supervised.errors import DataError
+from supervised.losses import IGNORED, task_loss
+from supervised.safe_model import SafeModel
+from supervised.stage_a import examples as stage_a_examples
+from supervised.stage_a.examples import CHUNK, Batch, Examples
+
+LOUDER = PreprocessConfig(gain_db=6)
+
+
+def media(folder: Path, number: int) -> tuple[Path, Path]:
+    """A picture and a clip of their own for every question."""
+    picture, clip = folder / f"{number}.png", folder / f"{number}.wav"
+    if not clip.exists():
+        rng = np.random.default_rng(number)
+        Image.fromarray(rng.integers(0, 256, (48, 48, 3), dtype=np.uint8)).save(picture)
+        soundfile.write(clip, (0.1 * rng.normal(size=8_000 + 100 * number)).astype(np.float32), 16_000, subtype="FLOAT")
+    return picture, clip
+
+
+def write(folder: Path, count: int, name: str = "m.jsonl") -> Path:
+    """A manifest whose even questions need the sound; answers and prompts differ in length."""
+    with open(folder / name, "w") as file:
+        for i in range(count):
+            picture, clip = media(folder, i)
+            vl = i % 2 == 1
+            row = {
+                "id": f"{'gqa' if vl else 'music'}-{i}",
+                "question": "what colour is the object ?" if i % 3 else "which sound can you hear in the picture ?",
+                "answers": ["red one" if i % 4 else "dog"],
+                "image": picture.name,
+                "audio": clip.name,
+                "retention_set": "gqa" if vl else None,
+                "split": "adapter",
+            }
+            file.write(json.dumps(row) + "\n")
+    return folder / name
+
+
+@pytest.fixture(params=["decoder", "encoder_decoder"])
+def model(request: pytest.FixtureRequest, tiny_base_dir: Path, tiny_t5_dir: Path, tiny_encoder_dir: Path) -> SafeModel:
+    base = {"decoder": tiny_base_dir, "encoder_decoder": tiny_t5_dir}[request.param]
+    torch.manual_seed(0)
+    return SafeModel.attach(ModelConfig(base=str(base), encoder=str(tiny_encoder_dir)))
+
+
+@pytest.fixture
+def llava(tiny_base_dir: Path, tiny_encoder_dir: Path) -> SafeModel:
+    torch.manual_seed(0)
+    return SafeModel.attach(ModelConfig(base=str(tiny_base_dir), encoder=str(tiny_encoder_dir)))
+
+
+def prepared(model: SafeModel, samples: Any, **options: Any) -> Examples:
+    return Examples(model, samples, range(len(samples)), lambda _: None, **options)
+
+
+def streamed(monkeypatch: pytest.MonkeyPatch, model: SafeModel, samples: Any, **options: Any) -> Examples:
+    monkeypatch.setattr(stage_a_examples, "CACHE_BYTES", 0)
+    examples = prepared(model, samples, **options)
+    assert not examples.kept
+    return examples
+
+
+def equal(first: Any, second: Any) -> bool:
+    """Whether two nested structures hold the same bits."""
+    if isinstance(first, torch.Tensor):
+        return first.dtype == second.dtype and torch.equal(first, second)
+    if isinstance(first, AudioFeatures):
+        return all(equal(getattr(first, name), getattr(second, name)) for name in ("tokens", "mask", "embedding"))
+    if isinstance(first, Batch):
+        names = ("rows", "inputs", "prompt_mask", "labels", "audio", "images", "retention")
+        return all(equal(getattr(first, name), getattr(second, name)) for name in names)
+    if hasattr(first, "items"):
+        return first.keys() == second.keys() and all(equal(value, second[name]) for name, value in first.items())
+    if isinstance(first, (list, tuple)):
+        return len(first) == len(second) and all(equal(a, b) for a, b in zip(first, second, strict=True))
+    return bool(first == second)
+
+
+@pytest.fixture
+def lists() -> list[Sample]:
+    rng = np.random.default_rng(0)
+    samples = []
+    for i in range(6):
+        sound = Waveform((0.1 * rng.normal(size=9_000 + 900 * i)).astype(np.float32), 16_000)
+        picture = Image.fromarray(rng.integers(0, 256, (48, 48, 3), dtype=np.uint8))
+        if i % 2:
+            samples.append(Sample(f"v{i}", "what colour is the object ?", ("red",), picture, sound, "scenes-vl"))
+        else:
+            samples.append(Sample(f"a{i}", "which sound can you hear ?", ("dog",), picture, sound))
+    return samples
+
+
+def test_a_padded_batch_predicts_what_each_question_alone_predicts(llava: SafeModel, lists: list[Sample]) -> None:
+    samples = [replace(lists[0], answers=("two three dog",)), lists[1]]
+    examples = prepared(llava, samples)
+    batch = examples.batch([0, 1])
+    assert batch.labels.shape == (2, 4)  # three words and the end token; one word and the end token
+    assert (batch.labels != IGNORED).sum(1).tolist() == [4, 2]
+    assert batch.prompt_mask.sum(1).tolist() == [len(each.prompt) for each in examples.ready or []]
+    assert not (batch.prompt_mask & (batch.inputs["attention_mask"] == 0)).any()
+    together = examples.logits(batch, batch.audio, 0.7)
+    for row, sample in enumerate(samples):
+        # Straight through the model: pixels instead of cached pictures, no padding, all logits.
+        inputs = dict(llava.inputs([sample]))
+        length = inputs["input_ids"].shape[1]
+        inputs["input_ids"] = torch.cat([inputs["input_ids"], examples.targets[row][None]], 1)
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        mask = torch.arange(inputs["input_ids"].shape[1])[None] < length
+        alone = llava.forward(inputs, llava.encode_audio([sample.audio]), 0.7, mask).logits[0, length - 1 : -1]
+        torch.testing.assert_close(together[row, : len(alone)], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_the_first_prediction_in_training_is_the_first_of_generate(llava: SafeModel, lists: list[Sample]) -> None:
+    examples = prepared(llava, lists)
+    rows = list(range(6))
+    batch = examples.batch(rows)
+    inputs, audio, images = examples.prompt(rows)
+    for heard in (audio, None):
+        output = llava.generate(inputs, heard, images=images, max_new_tokens=1)
+        torch.testing.assert_close(examples.logits(batch, heard, 1.0)[:, 0], output.logits[0], rtol=1e-4, atol=1e-4)
+
+
+def test_questions_without_picture_or_clip_are_prepared_beside_others(llava: SafeModel, lists: list[Sample]) -> None:
+    lists[1] = replace(lists[1], image=None, question="how many ?")
+    lists[2] = replace(lists[2], audio=None)
+    examples = prepared(llava, lists[:4])
+    assert examples.present.tolist() == [True, True, False, True]
+    batch = examples.batch([0, 1, 2])
+    assert batch.audio.present.tolist() == [True, True, False]
+    together = examples.logits(batch, batch.audio, 1.0)
+    for row in range(3):
+        single = examples.batch([row])
+        alone = examples.logits(single, single.audio, 1.0)
+        torch.testing.assert_close(together[row], alone[0], rtol=1e-4, atol=1e-4)
+
+
+def test_kept_audio_has_the_bits_of_the_encoder(llava: SafeModel, lists: list[Sample]) -> None:
+    heard = llava.encode_audio([sample.audio for sample in lists])
+    assert torch.equal(prepared(llava, lists).batch(range(6)).audio.tokens, heard.tokens)
+
+
+@torch.no_grad()
+def test_streamed_questions_have_the_bits_of_kept_ones(
+    model: SafeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = read_manifest(write(tmp_path, 37))
+    kept = prepared(model, samples)
+    other = streamed(monkeypatch, model, samples)
+    assert kept.kept
+    for name in ("codes", "retention", "has_audio", "groups", "splits"):
+        np.testing.assert_array_equal(getattr(kept.facts, name), getattr(other.facts, name))
+    assert kept.facts.sets == other.facts.sets == ("music", "gqa")
+    assert len(kept) == len(other) == 37
+    assert list(kept.questions) == list(other.questions)
+    assert kept.questions[3].audio is None
+    assert equal(list(kept.targets), list(other.targets))
+    assert equal(kept.retention, other.retention)
+    assert equal(kept.present, other.present)
+    for rows in ([5], [30, 2, 9], list(range(36, 15, -1))):  # 21: a full batch of pictures and a rest
+        first, second = kept.batch(rows), other.batch(rows)
+        assert equal(first, second)
+        assert equal(kept.logits(first, first.audio, 1.0), other.logits(second, second.audio, 1.0))
+        assert equal(kept.prompt(rows), other.prompt(rows))
+
+
+def test_a_set_without_a_manifest_is_streamed_too(
+    llava: SafeModel, lists: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = prepared(llava, lists)
+    other = streamed(monkeypatch, llava, lists)
+    assert equal(kept.batch([4, 1]), other.batch([4, 1]))
+    assert kept.sha256 == other.sha256
+    assert other.facts.retention.tolist() == facts_of(lists).retention.tolist()
+
+
+def test_a_part_of_a_batch_is_what_its_rows_would_give(
+    llava: SafeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples = streamed(monkeypatch, llava, read_manifest(write(tmp_path, 8)))
+    batch = examples.batch([6, 1, 4, 3])
+    assert equal(examples.part(batch, [1, 3]), examples.batch([1, 3]))
+
+
+def test_the_first_chunk_tells_whether_all_fit(
+    llava: SafeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = read_manifest(write(tmp_path, CHUNK + 6))
+    size = sum(each.bytes for each in prepared(llava, samples).ready or [])
+    first = sum(each.bytes for each in (prepared(llava, samples[:CHUNK]).ready or [])) / CHUNK * (CHUNK + 6)
+    assert size == pytest.approx(first, rel=0.01)
+    read: list[int] = []
+    inputs = llava.inputs
+    monkeypatch.setattr(llava, "inputs", lambda part: read.append(len(part)) or inputs(part))
+    for budget, chunks in ((2 * size, [CHUNK, 6]), (0.9 * size, [CHUNK])):
+        monkeypatch.setattr(stage_a_examples, "CACHE_BYTES", budget)
+        read.clear()
+        done: list[int] = []
+        examples = Examples(llava, samples, range(CHUNK + 6), done.append)
+        assert examples.kept == (budget > size)
+        assert read == chunks
+        assert sum(done) == CHUNK + 6
+
+
+def test_the_identity_of_a_streamed_set_is_that_of_its_lines(
+    llava: SafeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path, 4)
+    samples = read_manifest(path)
+    first = streamed(monkeypatch, llava, samples).sha256
+    assert first == streamed(monkeypatch, llava, read_manifest(write(tmp_path, 4, "other.jsonl"))).sha256
+    assert first != Examples(llava, samples, [1, 0, 2, 3], lambda _: None).sha256
+    assert first != Examples(llava, samples, [0, 1, 2], lambda _: None).sha256
+    assert (
+        first != streamed(monkeypatch, llava, preprocessed(samples, PreprocessConfig(peak=True), augment=True)).sha256
+    )
+    path.write_text(path.read_text().replace("dog", "sea"))
+    assert first != streamed(monkeypatch, llava, read_manifest(path)).sha256
+
+
+def test_a_broken_clip_is_named_with_file_and_line_kept_or_streamed(
+    llava: SafeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = read_manifest(write(tmp_path, 6))
+    examples = streamed(monkeypatch, llava, samples)
+    (tmp_path / "3.wav").write_bytes(b"RIFF")
+    (tmp_path / "4.png").unlink()
+    assert examples.batch([0, 1, 2]).rows == [0, 1, 2]
+    message = r"m\.jsonl, line 4: sample 'gqa-3': clip .*3\.wav cannot be decoded"
+    with pytest.raises(DataError, match=message):
+        examples.batch([0, 3])
+    with pytest.raises(DataError, match=r"m\.jsonl, line 5: image file .*4\.png does not exist"):
+        examples.batch([4])
+    monkeypatch.undo()
+    with pytest.raises(DataError, match=message):
+        prepared(llava, samples)
+
+
+def test_a_broken_question_is_replaced_by_the_next_of_its_kind_and_counted(
+    llava: SafeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = read_manifest(write(tmp_path, 8))
+    examples = streamed(monkeypatch, llava, samples, on_error="replace")
+    for name in ("3.wav", "5.png", "6.wav"):
+        (tmp_path / name).unlink()
+    batch = examples.batch([3, 6, 2])
+    assert batch.rows == [7, 0, 2]  # 5 is broken like 3; after 6 comes 0 again
+    assert equal(batch, replace(examples.batch([7, 0, 2])))
+    assert [each["id"] for each in examples.left_out] == ["question 3", "question 5", "question 6"]
+    assert all("does not exist" in each["reason"] for each in examples.left_out)
+    examples.batch([3])
+    assert len(examples.left_out) == 3
+    for name in ("1.wav", "7.wav"):
+        (tmp_path / name).unlink()
+    with pytest.raises(DataError, match=r"line 4: .* None of the questions of its kind that follow can take its place"):
+        examples.batch([3])
+
+
+@pytest.mark.parametrize("kind", ["kept", "streamed"])
+def test_broken_questions_are_left_out_of_what_is_evaluated(
+    llava: SafeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    samples = read_manifest(write(tmp_path, 8))
+    (tmp_path / "2.wav").write_bytes(b"RIFF")
+    monkeypatch.setattr(stage_a_examples, "CACHE_BYTES", 1 << 30 if kind == "kept" else 0)
+    examples = Examples(llava, samples, [1, 2, 5, 6], lambda _: None, on_error="leave_out")
+    assert (examples.kept, len(examples)) == (kind == "kept", 3)
+    assert [question.id for question in examples.questions] == ["gqa-1", "gqa-5", "music-6"]
+    assert examples.retention.tolist() == [True, True, False]
+    [entry] = examples.left_out
+    assert entry["id"] == "music-2"
+    assert "line 3: sample 'music-2': clip" in entry["reason"]
+
+
+def test_augmented_clips_are_heard_anew_in_every_epoch_and_not_cached(
+    tiny_base_dir: Path, tiny_encoder_dir: Path, tmp_path: Path
+) -> None:
+    write(tmp_path, 6)
+    cache = tmp_path / "features"
+    config = ModelConfig(base=str(tiny_base_dir), encoder=str(tiny_encoder_dir), feature_cache=str(cache))
+    model = SafeModel.attach(config)
+    data = DataConfig(manifest=str(tmp_path / "m.jsonl"), preprocess=replace(LOUDER, seed=1))
+    examples = prepared(model, open_split(data, "adapter"))
+    assert not examples.kept
+    first, again, second = (examples.batch([0, 1], epoch).audio.tokens for epoch in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert all(not torch.equal(first[row], second[row]) for row in range(2))
+    assert list(cache.rglob("*.features")) == []
+    # Without augmentation, as in validation, all epochs hear the same, and the cache is used.
+    plain = prepared(model, preprocessed(read_manifest(tmp_path / "m.jsonl"), LOUDER, augment=False))
+    assert plain.kept
+    assert torch.equal(plain.batch([0], 0).audio.tokens, plain.batch([0], 1).audio.tokens)
+    assert len(list(cache.rglob("*.features"))) == 6
+
+
+def test_a_streamed_clip_is_encoded_once_with_a_feature_cache(
+    tiny_base_dir: Path, tiny_encoder_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = ModelConfig(base=str(tiny_base_dir), encoder=str(tiny_encoder_dir), feature_cache=str(tmp_path / "f"))
+    model = SafeModel.attach(config)
+    examples = streamed(monkeypatch, model, read_manifest(write(tmp_path, 4)))
+    first = examples.batch([0, 1]).audio
+    prepare = model.encoder._prepare
+    monkeypatch.setattr(model.encoder, "_prepare", lambda samples: pytest.fail("encoded again"))
+    assert equal(examples.batch([0, 1]).audio, first)
+    monkeypatch.setattr(model.encoder, "_prepare", prepare)
+
+
+def test_questions_are_made_ready_in_one_thread_while_another_trains(
+    model: SafeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither thread may see the other's hooks, gradients, audio or padding."""
+    examples = streamed(monkeypatch, model, read_manifest(write(tmp_path, 24)))
+    rows = [[start, start + 1, start + 2] for start in range(0, 24, 3)]
+    expected = [examples.batch(part) for part in rows]
+
+    def gradient(batch: Batch) -> list[torch.Tensor]:
+        loss = task_loss(examples.logits(batch, batch.audio, 1.0), batch.labels)
+        return list(torch.autograd.grad(loss, [p for p in model.adapter.parameters() if p.requires_grad]))
+
+    gradients = [gradient(batch) for batch in expected]
+    found: list[Batch] = []
+    done = threading.Event()
+
+    def read() -> None:
+        try:
+            for _ in range(3):
+                found.extend(examples.batch(part) for part in rows)
+        finally:
+            done.set()
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    steps = 0
+    while not done.is_set() or steps < len(rows):
+        assert equal(gradient(expected[steps % len(rows)]), gradients[steps % len(rows)])
+        examples.answer_ids("dog")
+        steps += 1
+    thread.join()
+    assert len(found) == 3 * len(rows)
+    assert all(equal(batch, expected[i % len(rows)]) for i, batch in enumerate(found))
+    assert not any(value.requires_grad for batch in found for value in (batch.audio.tokens, batch.labels))
+
+
+def test_an_answer_without_a_token_is_refused_with_its_line(llava: SafeModel, tmp_path: Path) -> None:
+    path = write(tmp_path, 2)
+    path.write_text(path.read_text().replace('"red one"', '" "'))
+    with pytest.raises(DataError, match=r"m\.jsonl, line 2: sample 'gqa-1': answer .* has no token"):
+        prepared(llava, read_manifest(path))
+
+
+def test_pictures_share_a_pass_only_where_that_was_tried_to_be_exact(
+    llava: SafeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    encode: Callable[[Any], Any] = llava.encode_images
+
+    def count(inputs: Any) -> Any:
+        sizes.append(len(inputs["pixel_values"]))
+        output = encode(inputs)
+        if disturbed and len(inputs["pixel_values"]) > 1:
+            output.pooler_output = output.pooler_output + 1e-6
+        return output
+
+    monkeypatch.setattr(llava, "encode_images", count)
+    samples = read_manifest(write(tmp_path, 33))
+    disturbed = False
+    exact = prepared(llava, samples)
+    assert sizes == [16, *[1] * 16, 16, 16, 1]  # tried, used twice, and the rest
+    sizes.clear()
+    disturbed = True
+    other = prepared(llava, samples)
+    assert sizes == [16, *[1] * 16, *[1] * 33]
+    assert equal(exact.batch([0, 20, 32]), other.batch([0, 20, 32]))
