@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +14,7 @@ import torch
 from supervised.config import ModelConfig
 from supervised.data.sample import Sample
 from supervised.errors import ConfigError, DataError, ModelError
-from supervised.prompts import PLAIN, example_inputs, read_answers, write_inputs, write_prompt
+from supervised.prompts import PLAIN, answer_ids, example_inputs, read_answers, write_inputs, write_prompt
 from supervised.safe_model import SafeModel
 
 
@@ -151,3 +153,31 @@ def test_answers_of_an_encoder_decoder_do_not_repeat_the_prompt(tiny_model: Safe
     assert read_answers(tokenizer, whole, prompt, encoder_decoder=False) == ["a dog"]
     start = torch.tensor([[tokenizer.pad_token_id]])
     assert read_answers(tokenizer, torch.cat([start, answer], 1), prompt, encoder_decoder=True) == ["a dog"]
+
+
+def test_prompts_and_answers_are_encoded_in_two_threads_without_each_others_padding(
+    tiny_model: SafeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processor, kind = tiny_model.processor, type(tiny_model.processor.tokenizer)
+    samples = [
+        Sample("a", "what is it ?", ("dog",)),
+        Sample("b", "which sound can you hear in the picture ?", ("dog",)),
+    ]
+    expected = write_inputs(processor, samples)["input_ids"].tolist()
+    found: list[bool] = []
+    pad = kind.set_truncation_and_padding
+
+    def slow(*arguments: Any, **options: Any) -> None:
+        pad(*arguments, **options)
+        time.sleep(0.01)  # as long as another thread needs to ask for another padding
+
+    def write() -> None:
+        found.extend(write_inputs(processor, samples)["input_ids"].tolist() == expected for _ in range(20))
+
+    monkeypatch.setattr(kind, "set_truncation_and_padding", slow)
+    thread = threading.Thread(target=write)
+    thread.start()
+    while thread.is_alive():
+        answer_ids(tiny_model.base, processor.tokenizer, "red one")
+    thread.join()
+    assert found == [True] * 20

@@ -380,7 +380,7 @@ def test_pictures_share_a_pass_only_where_that_was_tried_to_be_exact(
         sizes.append(len(inputs["pixel_values"]))
         output = encode(inputs)
         if disturbed and len(inputs["pixel_values"]) > 1:
-            output.pooler_output = output.pooler_output + 1e-6
+            output.pooler_output = [row + 1e-6 for row in output.pooler_output]
         return output
 
     monkeypatch.setattr(llava, "encode_images", count)
