@@ -124,7 +124,8 @@ def _train_adapter(config: RunConfig, artefact: Artefact) -> None:
     model = SafeModel.attach(config.model)
     show = sys.stderr.isatty()  # bars in a log file are noise
     settings = _stage_a(config)
-    result = train_stage_a(model, train, validation, settings, artefact.folder, resume=True, progress=show)
+    on_error = config.data.on_error
+    result = train_stage_a(model, train, validation, settings, artefact.folder, True, show, on_error)
     figures = {name: value for name, value in to_dict(result).items() if name != "adapter"}
     artefact.finish({"adapter_sha256": folder_sha256(result.adapter), "result": figures})
     print(

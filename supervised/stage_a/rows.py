@@ -8,12 +8,11 @@ distillation hears as many audio questions per step as one with it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from supervised.data.facts import Facts, facts_of
+from supervised.data.facts import Facts
 from supervised.data.mixture import MixtureSampler
 from supervised.errors import DataError
 from supervised.stage_a.config import LossConfig, StageAConfig
@@ -31,7 +30,7 @@ class Rows:
             DataError: there is no question of a kind that the loss needs.
             ConfigError: a weight is for no set that there is.
         """
-        self.facts = replace(facts_of(examples.questions), has_audio=examples.audio.present.numpy())
+        self.facts = examples.facts
         self.reads = reads(config.loss)
         check(self.facts, config.loss)
         self.audio_share = config.audio_share

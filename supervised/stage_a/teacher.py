@@ -25,15 +25,15 @@ class Teacher:
     """The base's logits and pooled states of retention questions, by row."""
 
     def __init__(self, examples: Examples, rows: Sequence[int]) -> None:
-        """Compute those of the questions at `rows`, unless all of them take more than `CACHE_BYTES`."""
+        """Compute those of the questions at `rows` if they are kept, and take no more than `CACHE_BYTES`."""
         self.examples = examples
         self._kept: dict[int, tuple[Tensor, Tensor]] | None = None  # (K, V) and (D,) each
         width = int(examples.model.base.get_output_embeddings().weight.shape[0])
-        if sum(len(examples.targets[row]) for row in rows) * width * 4 <= CACHE_BYTES:
+        if examples.kept and sum(len(examples.targets[row]) for row in rows) * width * 4 <= CACHE_BYTES:
             self._kept = {}
             for start in range(0, len(rows), CHUNK):
                 part = list(rows[start : start + CHUNK])
-                logits, states = self._compute(part)
+                logits, states = self._compute(examples.batch(part))
                 for i, row in enumerate(part):
                     self._kept[row] = logits[i, : len(examples.targets[row])].clone(), states[i].clone()
 
@@ -42,20 +42,20 @@ class Teacher:
 
         Logits behind the end of an answer are 0.
         """
-        rows = [row for row, retention in zip(batch.rows, batch.retention.tolist(), strict=True) if retention]
-        if self._kept is None or not rows:
-            logits, states = self._compute(rows or batch.rows[:1])
-            logits, states = logits[: len(rows)], states[: len(rows)]
+        places = [place for place, retention in enumerate(batch.retention.tolist()) if retention]
+        if self._kept is None or not places:
+            logits, states = self._compute(self.examples.part(batch, places or [0]))
+            logits, states = logits[: len(places)], states[: len(places)]
         else:
-            logits = torch.nn.utils.rnn.pad_sequence([self._kept[row][0] for row in rows], batch_first=True)
-            states = torch.stack([self._kept[row][1] for row in rows])
+            kept = [self._kept[batch.rows[place]] for place in places]
+            logits = torch.nn.utils.rnn.pad_sequence([logits for logits, _ in kept], batch_first=True)
+            states = torch.stack([states for _, states in kept])
         longer = batch.labels.shape[1] - logits.shape[1]  # an answer of a question that needs audio may be the longest
         return torch.nn.functional.pad(logits, (0, 0, 0, longer)), states
 
     @torch.no_grad()
-    def _compute(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return logits (N, K, V) and pooled states (N, D) of the questions at `rows` without audio."""
-        batch = self.examples.batch(rows)
+    def _compute(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return logits (B, K, V) and pooled states (B, D) of a batch without audio."""
         with head_inputs(self.examples.model.base) as seen:
             logits = self.examples.logits(batch, None, 0.0).float()
         return logits, pooled_states(self.examples.model.base, seen, batch.labels)

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,7 @@ from supervised.stage_a.log import MetricsLog
 from supervised.stage_a.loss_weights import LossWeights
 from supervised.stage_a.null_space import NullSpace
 from supervised.stage_a.objective import Objective
+from supervised.stage_a.reading import AHEAD, Reader
 from supervised.stage_a.rows import Rows
 from supervised.stage_a.schedule import freeze, order, parameter_groups, phase_at
 from supervised.stage_a.stability import OutputMonitor
@@ -87,6 +88,7 @@ def train_stage_a(
     out_dir: Path | str,
     resume: bool = False,
     progress: bool = True,
+    on_error: Literal["stop", "skip"] = "stop",
 ) -> StageAResult:
     """Train `model.adapter`, save its best state in `out_dir`/adapter and leave it in the model.
 
@@ -101,6 +103,7 @@ def train_stage_a(
         out_dir: the run's folder.
         resume: go on from the checkpoint in `out_dir`; where there is none, start.
         progress: show progress bars.
+        on_error: what becomes of a question whose picture, clip or answer cannot be used: stop, or skip and count it.
 
     Raises:
         ConfigError: a budget asks for more audio tokens than the adapter makes.
@@ -113,7 +116,7 @@ def train_stage_a(
     try:
         run.open(resume)
         if not run.finished:
-            run.prepare(train, validation)
+            run.prepare(train, validation, skip=on_error == "skip")
             run.train()
         return run.finish()
     except KeyboardInterrupt:
@@ -128,6 +131,7 @@ class _Run:
     examples: Examples
     evaluation: Evaluation
     rows: Rows
+    reader: Reader[list[Batch]] | None = None
     monitor: OutputMonitor
     step: Step
 
@@ -174,25 +178,25 @@ class _Run:
         self.guard.set_state(self.progress.parts["guard"])
         self.saved = (self.progress.step, self.progress.evaluated)
 
-    def prepare(self, train: Sequence[Sample], validation: Sequence[Sample]) -> None:
+    def prepare(self, train: Sequence[Sample], validation: Sequence[Sample], skip: bool) -> None:
         """Compute everything frozen once: inputs, audio, pictures, the base's logits and answers."""
         config = self.config
         chosen = sorted(order(len(validation), config.seed, "evaluation")[: config.eval_samples].tolist())
         with tqdm(total=len(train) + len(chosen), desc="Listening", unit="clip", disable=not self.show) as bar:
-            self.examples = Examples(self.model, train, range(len(train)), bar.update)
-            examined = Examples(self.model, validation, chosen, bar.update)
+            self.examples = Examples(self.model, train, range(len(train)), bar.update, "replace" if skip else "stop")
+            examined = Examples(self.model, validation, chosen, bar.update, "leave_out" if skip else "stop")
         data = data_identity(train=self.examples, validation=examined)
         if self.identity["data"]:
             refuse_other(self.folder, {"data": self.identity["data"]}, {"data": data})
         self.identity["data"] = data
         self.processes.same(self.identity, "the run")
-        if not bool(examined.audio.present.any()):
+        if not bool(examined.present.any()):
             raise DataError("no validation question has audio, so no step can be called best; add such questions.")
         self.evaluation = Evaluation(examined, config.budgets, self.processes, frozen=not config.train_base)
         self.progress.base = self.evaluation.base
         self.rows = Rows(self.examples, config)
         self.monitor = OutputMonitor(self.evaluation.base_outputs)
-        retention = (self.examples.retention & self.examples.audio.present).nonzero()[:, 0].tolist()
+        retention = (self.examples.retention & self.examples.present).nonzero()[:, 0].tolist()
         teacher = Teacher(self.examples, retention) if self.rows.reads["retention"] else None
         self.step = Step(Objective(self.examples, teacher, config.loss), self.optimizer, config, self.processes)
         self.measured = [retention[i] for i in sorted(order(len(retention), config.seed, "measured")[:MEASURED])]
@@ -207,6 +211,9 @@ class _Run:
                 part.set_state(self.progress.parts[name])
             if name == "curriculum":  # the rows go on as they were restricted
                 self.rows.restrict(self.curriculum.share)
+        self.drawn = self.rows.get_state()
+        ahead = 0 if self.examples.kept else AHEAD
+        self.reader = Reader(self.rows, self._batches, self.progress.step, ahead)
         self._begin_phase(phase_at(self.progress.step, config))
         if self.processes.main:
             self.log = MetricsLog(self.folder, self.progress.step, self.progress.lines)
@@ -227,23 +234,23 @@ class _Run:
                 if progress.step > 0 and (self.finished or progress.step % config.checkpoint_every == 0):
                     self.save()
                 if self.finished:
-                    return
+                    break
                 self.advance()
                 bar.update()
+        if left_out := self.examples.left_out:
+            self._tell(f"{len(left_out)} training questions could not be used, e.g. {left_out[0]['reason']}")
 
     def advance(self) -> None:
         """Take one optimiser step; until its last part the run's state is untouched."""
+        assert self.reader is not None  # since `prepare`
         number = self.progress.step
-        drawn = self.rows.get_state()
-        try:
-            if number > 0 and (phase := phase_at(number, self.config)) != phase_at(number - 1, self.config):
-                self._begin_phase(phase)
-            weights = self.weights.at(self.curriculum.stage, self.curriculum.stages)
-            figures = self.step.gradient(number, self._batches(), weights)
-        except BaseException:
-            self.rows.set_state(drawn)  # the step was not taken, so its questions were not drawn
-            raise
+        if number > 0 and (phase := phase_at(number, self.config)) != phase_at(number - 1, self.config):
+            self._begin_phase(phase)
+        batches, drawn = next(self.reader)
+        weights = self.weights.at(self.curriculum.stage, self.curriculum.stages)
+        figures = self.step.gradient(number, batches, weights)
         self.whole = False
+        self.drawn = drawn  # not before: a step that is not taken has drawn nothing
         figures["rate"] = self.step.follow(number)
         self.curriculum.observe_loss(figures["loss"])
         self.progress.step += 1
@@ -269,7 +276,10 @@ class _Run:
         if not warming and (told := self.weights.judge(figures, progress.base)):
             self._tell(told)
         if self.curriculum.judge(figures, progress.base):
+            assert self.reader is not None  # since `prepare`
+            self.reader.rewind()
             self.rows.restrict(self.curriculum.share)
+            self.drawn = self.rows.get_state()
             self._tell(self.curriculum.reason)
         for warning in [] if warming else self.monitor.check(self.evaluation.outputs):
             self._tell(warning)
@@ -284,7 +294,8 @@ class _Run:
         """Write a checkpoint, unless this very state is on disk."""
         state = (self.progress.step, self.progress.evaluated)
         if self.saved != state:
-            self.progress.parts = {name: part.get_state() for name, part in self._parts().items()}
+            parts = {name: part.get_state() for name, part in self._parts().items()}
+            self.progress.parts = parts | {"rows": self.drawn}  # more may have been read ahead
             if self.processes.main:
                 save_checkpoint(
                     self.folder,
@@ -335,7 +346,9 @@ class _Run:
         return result
 
     def close(self) -> None:
-        """Close the log."""
+        """End the reading and close the log."""
+        if self.reader is not None:
+            self.reader.close()
         if self.log is not None:
             self.log.close()
 
@@ -345,11 +358,11 @@ class _Run:
             self.best, self.null_space = restore(self.tensors, self.trained, self.optimizer)
             self.tensors = {}
 
-    def _batches(self) -> list[Batch]:
-        """Return this process's questions of the next step, in parts."""
-        mine = list(self.processes.mine(self.rows.draw()))
+    def _batches(self, rows: Sequence[int], number: int) -> list[Batch]:
+        """Return this process's questions of step `number`, in parts."""
+        mine = self.processes.mine(rows)
         parts = (mine[part :: self.config.accumulate] for part in range(self.config.accumulate))
-        return [self.examples.batch(part) for part in parts if part]
+        return [self.examples.batch(part, epoch=number) for part in parts if part]
 
     def _begin_phase(self, phase: int) -> None:
         """Train the parts of a phase; from the second on, note where it began and what retention depends on."""

@@ -17,7 +17,6 @@ from supervised.config import ModelConfig
 from supervised.data.sample import Sample, Waveform
 from supervised.errors import CheckpointError, ConfigError, DataError, ModelError
 from supervised.safe_model import SafeModel
-from supervised.stage_a import examples as stage_a_examples
 from supervised.stage_a.checkpoint import checkpoints
 from supervised.stage_a.config import GuardConfig, LossConfig, StageAConfig
 from supervised.stage_a.examples import Examples
@@ -138,7 +137,6 @@ def test_the_adapter_learns_and_the_base_does_not_change(attach: Callable[[], Sa
         fusion_lr=0.02,
         gate_lr=0.02,
         marker_lr=0.02,
-        gate_lr=0.02,
         eval_every=60,
         loss=LossConfig(distill=0),
     )
