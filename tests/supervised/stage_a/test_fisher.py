@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -122,7 +123,9 @@ def test_information_asks_for_the_bases_words_not_for_the_labels(prepare: Callab
     batch = examples.batch([0])
     said = examples.logits(batch, None, 0.0).argmax(-1)[0]
     assert said[-1] != batch.labels[0, -1]  # the random base would not end here: its word, not the label, counts
-    examples.targets[0] = torch.cat([examples.targets[0][:-1], said[-1:]])  # read by nobody: it is the last position
+    assert examples.ready is not None
+    target = torch.cat([examples.targets[0][:-1], said[-1:]])  # read by nobody: it is the last position
+    examples.ready[0] = replace(examples.ready[0], target=target)
     after = fisher_information(examples, [0])
     for name in before:
         torch.testing.assert_close(after[name], before[name])

@@ -25,6 +25,10 @@ def facts(count: int = 40) -> Facts:
         np.ones(count, dtype=bool),
         np.arange(count).astype(np.uint64),
         np.zeros(count, dtype=np.uint8),
+        ("",),
+        np.zeros(count, dtype=np.int32),
+        np.full(count, np.nan, dtype=np.float32),
+        np.arange(count).astype(np.uint64),
     )
 
 
