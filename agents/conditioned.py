@@ -117,7 +117,8 @@ class ConditionedPolicy:
         return float(self.task.retention.decided_cost(self._folded(alpha, gamma, tried))[1][k])
 
     def save(self, directory: Path) -> None:
-        """Write the network and its largest prices as safetensors and JSON."""
+        """Write the network and its largest prices as safetensors and JSON, the JSON last."""
+        (directory / DESCRIPTION).unlink(missing_ok=True)  # an earlier network's: a kill must not leave half of each
         write_tensors(directory / TENSORS, {name: value.numpy() for name, value in self.network.state_dict().items()})
         write_json(directory / DESCRIPTION, {"prices": asdict(self.prices), "sha256": sha256_file(directory / TENSORS)})
 

@@ -128,7 +128,7 @@ class KnownTable:
         """Return the expected reward, and the expected drop per retention set [K], of a policy on the rows of a split.
 
         Decisions are averaged per cell and weighed by the cells' true probabilities: nothing depends on the scores
-        that happened to be drawn. A cell without a row in the split is skipped.
+        that happened to be drawn. A cell without a row in the split counts with the action SKIP, at its true weight.
 
         Args:
             split: whose rows were decided on.

@@ -59,19 +59,20 @@ def distill(config: RunConfig) -> None:
 
     table = OutcomeTable.open(place)
     check_splits(table)
+    config.certify.limits(len(table.retention_sets), config.lagrangian)  # refuses a wrong number before the work
     distilled = claim_students(config, table)
     pairs = {seed: (folder, distilled / folder.name) for seed, folder in teachers.items()}
     with RunFolder(run_dir) as folder:
         folder.begin(config, "distill", list(pairs))
         folder.note(table=table.fingerprint)
         facts = _make(table, config, pairs)
-        uncertified = certify_students(table, config, [student for _, student in pairs.values()])
+        recertified = certify_students(table, config, [student for _, student in pairs.values()])
         told = judge(table, config, pairs)
         for entry, known in zip(told["seeds"], facts, strict=True):
             entry["validation"] = known["validation"]
             if config.distill.onnx:
                 entry["onnx_difference"] = export(pairs[entry["seed"]][1])
-        warnings = [*filter(None, [other_reward(config, run_dir), uncertified]), *shortfalls(told["seeds"])]
+        warnings = [*filter(None, [other_reward(config, run_dir)]), *recertified, *shortfalls(told["seeds"])]
         write_json(run_dir / "distill.json", _summary(config, table) | told | {"warnings": warnings})
         folder.finish()
     _tell(told)

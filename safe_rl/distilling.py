@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,26 +136,35 @@ def export(place: Path) -> float:
     return float(np.abs(OnnxGate(place / GATE).probabilities(rows) - policy.probabilities(rows)).max())
 
 
-def certify_students(table: OutcomeTable, config: RunConfig, places: list[Path]) -> str | None:
-    """Certify every student that has no valid certificate, as `certify` does; return why it cannot be done, or None."""
-    from agents.certificates.certificate import load_certificate, save_certificate
+def certify_students(table: OutcomeTable, config: RunConfig, places: list[Path]) -> list[str]:
+    """Certify every student by the present settings, as `certify` does.
+
+    Returns:
+        Warnings: that it cannot be done, or whose certificate of other settings was replaced.
+    """
+    from agents.certificates.certificate import Certificate, load_certificate, save_certificate
     from agents.certificates.certifier import Certifier
 
-    missing = []
-    for place in places:
-        try:
-            load_certificate(place)
-        except CheckpointError:
-            missing.append(place)
-    if missing:
-        limits = config.certify.limits(len(table.retention_sets), config.lagrangian)
-        try:
-            certifier = Certifier(table, config.certify, limits, config.reward)
-        except TableError as error:
-            return f"the students are not certified: {error}"
-        for place, certificate in certifier.certify_all(missing).items():
-            save_certificate(place, certificate)
-    return None
+    limits = config.certify.limits(len(table.retention_sets), config.lagrangian)
+    try:
+        certifier = Certifier(table, config.certify, limits, config.reward)
+    except TableError as error:
+        return [f"the students are not certified: {error}"]
+    warnings = []
+    # All of them before the first is written, so that a run never holds certificates of two promises.
+    for place, certificate in certifier.certify_all(places).items():
+        before: Certificate | None = None
+        with suppress(CheckpointError):  # none yet, or of another policy
+            before = load_certificate(place)
+        if before == certificate:
+            continue  # the file stays as it is
+        save_certificate(place, certificate)
+        if before is not None:
+            warnings.append(
+                f"{place.name}: the student had a certificate of other settings (certify, reward or "
+                f"lagrangian.limit); it was certified anew by those of this command."
+            )
+    return warnings
 
 
 def judge(table: OutcomeTable, config: RunConfig, pairs: dict[int, tuple[Path, Path]]) -> dict[str, Any]:

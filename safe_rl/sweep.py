@@ -17,7 +17,8 @@ from safe_rl.config import RunConfig
 from safe_rl.determinism import prepare
 from safe_rl.training import agent_config, finished, given_table, outcome_model, trained, what_matters
 from safe_rl.workers import Tell, run_workers
-from supervised.errors import ConfigError, SafeError, TableError
+from supervised.errors import CheckpointError, ConfigError, SafeError, TableError
+from supervised.files import sha256_file
 
 if TYPE_CHECKING:
     from agents.certificates.certificate import Certificate
@@ -51,7 +52,11 @@ def claim_cells(place: Path, config: RunConfig, table: OutcomeTable) -> None:
 def train_cells(table: OutcomeTable, config: RunConfig, place: Path) -> dict[Cell, Path]:
     """Return the folder of every cell; what is not finished is trained, `pareto.workers` cells at once.
 
+    All policies that the exact agent has for a seed come from one network: where it is trained again, for a higher
+    alpha, the others are solved again by it.
+
     Raises:
+        CheckpointError: the description of a network is damaged.
         SafeError: a worker met something that a user can mend, or was killed.
         RuntimeError: a worker died of a mistake of ours; its traceback is on stderr.
     """
@@ -62,12 +67,13 @@ def train_cells(table: OutcomeTable, config: RunConfig, place: Path) -> dict[Cel
         for seed in range(config.pareto.seeds)
         for alpha in config.pareto.alphas
     }
-    missing = [(cell, folder) for cell, folder in cells.items() if not finished(folder)]
-    jobs = [[each] for each in missing]
-    if config.agent == "exact":  # one network answers for every alpha of a seed
-        jobs = [list(group) for _, group in groupby(missing, key=lambda each: each[0][1])]
+    if config.agent == "exact":
+        jobs = [job for _, group in groupby(cells.items(), _seed_of) if (job := _unsolved(list(group)))]
+    else:
+        jobs = [[(cell, folder)] for cell, folder in cells.items() if not finished(folder)]
+    missing = sum(map(len, jobs))
     workers = min(config.pareto.workers, len(jobs))
-    with tqdm(total=len(cells), initial=len(cells) - len(missing), desc="pareto", unit="policy", disable=None) as bar:
+    with tqdm(total=len(cells), initial=len(cells) - missing, desc="pareto", unit="policy", disable=None) as bar:
         if workers <= 1:
             for _ in _in_turn(table, config, jobs):
                 bar.update()
@@ -102,6 +108,45 @@ def warnings_of(cells: dict[Cell, Path]) -> Iterator[str]:
             yield f"alpha {alpha:g}, seed {seed}: {provenance['warning']}"
 
 
+def _seed_of(each: tuple[Cell, Path]) -> int:
+    return each[0][1]
+
+
+def _unsolved(cells: Job) -> Job:
+    """Return the cells of one seed that are not policies of its network; all, if that does not go far enough."""
+    found = _network(_network_of(cells))
+    if found is None or found[0] < max(alpha for (alpha, _), _ in cells):
+        return cells
+    return [(cell, folder) for cell, folder in cells if not finished(folder) or _solved_by(folder) != found[1]]
+
+
+def _network_of(cells: Job) -> Path:
+    """Return the folder of the network of a seed, which answers for every alpha."""
+    (_, seed), folder = cells[0]
+    return folder.parent.parent / "networks" / f"seed-{seed}"
+
+
+def _network(place: Path) -> tuple[float, str] | None:
+    """Return the highest alpha of a network, and its hash; None: there is none. Its weights, and torch, stay unread."""
+    path = place / "network.json"
+    if not path.is_file():
+        return None
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        return float(description["prices"]["alpha"]), str(description["sha256"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged; delete {place} to train the network again.") from error
+
+
+def _solved_by(folder: Path) -> str | None:
+    """Return the hash of the network that a finished policy comes from; None: it is not told, so it is solved again."""
+    try:
+        provenance = json.loads((folder / "policy.json").read_text(encoding="utf-8"))["provenance"]
+        return str(provenance["network_sha256"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
 def _in_turn(table: OutcomeTable, config: RunConfig, jobs: list[Job]) -> Iterator[None]:
     """Do jobs one after the other, on one model of the outcomes, and yield once per finished cell."""
     model = cache(partial(outcome_model, table, config))
@@ -116,29 +161,31 @@ def _in_turn(table: OutcomeTable, config: RunConfig, jobs: list[Job]) -> Iterato
 
 def _solve(table: OutcomeTable, config: RunConfig, job: Job, model: OutcomeModel | None) -> Iterator[None]:
     """Write the policies of one seed; a network is trained for all prices, unless there is one that goes far enough."""
-    from agents.conditioned import ConditionedPolicy, Prices
+    from agents.conditioned import TENSORS, ConditionedPolicy, Prices
     from agents.gate_policy import save_policy
     from agents.outcome_model import learnable
     from agents.task import Task
     from envs.batch import OutcomeBatches
 
-    (_, seed), first = job[0]
+    seed = _seed_of(job[0])
     prepare(seed, threads=1)
     rows = learnable(table.split("train"), config.reward, config.smoothing, model)
     held_out = OutcomeBatches(table.split("validation"), config.reward, rows.normaliser)
     task = Task(rows, held_out, agent_config(config), seed)
-    place = first.parent.parent / "networks" / f"seed-{seed}"
+    place = _network_of(job)
     highest = max(alpha for (alpha, _), _ in job)
-    policy = ConditionedPolicy.load(place, task) if (place / "network.json").is_file() else None
-    if policy is None or policy.prices.alpha < highest:
+    found = _network(place)
+    if found is not None and found[0] >= highest:
+        policy = ConditionedPolicy.load(place, task)
+    else:
         policy = ConditionedPolicy(task, Prices(max(highest, Prices.alpha), max(config.reward.gamma, Prices.gamma)))
         policy.train()
         policy.save(place)
+    origin = {"seed": seed, "table_sha256": table.fingerprint, "network_sha256": sha256_file(place / TENSORS)}
     for (alpha, _), folder in job:
         gate, multipliers = policy.solve(alpha, config.reward.gamma)
-        short = _warning(multipliers, config)
-        told = {"seed": seed, "alpha": alpha, "table_sha256": table.fingerprint, "multipliers": multipliers.tolist()}
-        save_policy(folder, gate, told | {"warning": short})
+        told = {"alpha": alpha, "multipliers": multipliers.tolist(), "warning": _warning(multipliers, config)}
+        save_policy(folder, gate, origin | told)
         yield
 
 

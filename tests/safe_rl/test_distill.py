@@ -122,6 +122,35 @@ def test_a_student_that_was_interrupted_becomes_the_same(run_dir: Path, table: P
         assert (broken / name).read_bytes() == (run_dir / "distilled" / "seed-1" / name).read_bytes()
 
 
+def test_students_that_are_there_are_certified_by_the_settings_of_the_command(
+    run_dir: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(run_dir, tmp_path / "run"))
+    student = run / "distilled" / "seed-0"
+    weights = (student / "policy.safetensors").read_bytes()
+    assert load_certificate(student).delta == 0.05
+    assert main(options(table, run, "--certify.delta", "0.2", "--certify.limit", "0.4")) == 0
+    for seed in (0, 1):
+        certificate = load_certificate(run / "distilled" / f"seed-{seed}")
+        assert (certificate.delta, [found.limit for found in certificate.sets]) == (0.2, [0.4])
+    assert (student / "policy.safetensors").read_bytes() == weights  # the student itself is kept
+    told = capsys.readouterr().err
+    assert "warning: seed-0: the student had a certificate of other settings" in told
+    assert "warning: seed-1: the student had" in told
+    assert len(read(run)["warnings"]) == 2
+    assert main(options(table, run, "--certify.delta", "0.2", "--certify.limit", "0.4")) == 0
+    assert "other settings" not in capsys.readouterr().err
+
+
+def test_a_wrong_number_of_limits_is_refused_before_anything_is_distilled(
+    trained: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    assert main(options(table, run, "--certify.limit", "[0.1, 0.2]")) == 2
+    assert "certify.limit must be one number or 1 (one per constraint), got 2" in capsys.readouterr().err
+    assert not (run / "distilled").exists()
+
+
 def test_students_of_other_settings_are_not_mixed_in(
     run_dir: Path, table: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -84,6 +84,35 @@ def test_the_exact_agent_trains_a_network_per_seed_and_again_for_a_higher_price(
     assert certificate["alpha"] == 1.0
 
 
+def test_all_policies_of_a_seed_come_from_one_network(table: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    place = run / "pareto_exact"
+    quick = "--agent exact --pareto.seeds 1 --pareto.workers 1 --smoothing.trees 5 --exact.steps 300".split()
+
+    def sweep(alphas: str) -> tuple[str, dict[str, str]]:
+        assert main(options(table, run, alphas, *quick)) == 0
+        network = json.loads((place / "networks" / "seed-0" / "network.json").read_text())["sha256"]
+        cells = {path.parts[-3]: json.loads(path.read_text()) for path in place.glob("alpha-*/seed-0/policy.json")}
+        return network, {name: cell["provenance"]["network_sha256"] for name, cell in cells.items()}
+
+    first, solved = sweep("[0, 1]")
+    assert solved == {"alpha-0": first, "alpha-1": first}
+    second, solved = sweep("[0, 2.5]")  # beyond the first network's reach
+    assert second != first
+    assert solved == {"alpha-0": second, "alpha-1": first, "alpha-2.5": second}
+    kept = (place / "alpha-0" / "seed-0" / "policy.json").stat().st_mtime_ns
+    third, solved = sweep("[0, 1]")  # alpha 1 was not part of the second sweep
+    assert third == second
+    assert solved == dict.fromkeys(("alpha-0", "alpha-1", "alpha-2.5"), second)
+    assert (place / "alpha-0" / "seed-0" / "policy.json").stat().st_mtime_ns == kept
+    (place / "networks" / "seed-0" / "network.json").unlink()  # as a kill leaves it while a network is written
+    again, solved = sweep("[0, 1]")
+    assert again != second
+    assert (solved["alpha-0"], solved["alpha-1"]) == (again, again)
+    (place / "networks" / "seed-0" / "network.json").write_text("{")
+    assert main(options(table, run, "[0, 1]", *quick)) == 1
+
+
 def test_a_sweep_of_another_configuration_is_refused(
     run_dir: Path, table: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
