@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from safe_rl.command import run
+from safe_rl.command import Advice, run
 from safe_rl.config import RunConfig
 from supervised.errors import ConfigError
 
@@ -22,6 +22,7 @@ def main(argv: list[str] | None = None) -> int:
         name="build_outcomes",
         description=__doc__,
         folder=lambda config: config.run_dir,
+        advice=Advice(memory="a smaller --stage_a.batch_size or --outcomes.batch_size"),
     )
 
 

@@ -31,6 +31,25 @@ QUIET = {
 """Environment for libraries that would write between our lines; what the user has set wins."""
 
 
+@dataclass(frozen=True)
+class Advice:
+    """What a command tells a user whom the machine stopped; every verb gives what it really has."""
+
+    again: str = "the same command with --resume goes on"
+    """What a second call does with what is finished."""
+    elsewhere: str | None = "--run_dir"
+    """Option that says where the command writes; None: it writes nothing."""
+    memory: str | None = (
+        "a smaller --stage_a.batch_size or --outcomes.batch_size while the table is made, a smaller "
+        "--smoothing.max_rows after it"
+    )
+    """What needs less memory; None: no setting does."""
+
+
+PIPELINE = Advice()
+"""Of the commands that make whatever is missing up to an outcome table, and learn from it."""
+
+
 def run(
     work: Callable[[Config], None],
     config_type: type[Config],
@@ -39,7 +58,7 @@ def run(
     name: str,
     description: str,
     folder: Callable[[Config], str],
-    resumes: bool = True,
+    advice: Advice = PIPELINE,
 ) -> int:
     """Parse `argv`, do the work, and return the exit code.
 
@@ -50,7 +69,7 @@ def run(
         name: the verb, as in `python -m safe_rl.<name>`.
         description: what `--help` opens with.
         folder: where the command keeps what is finished, for the line that an interruption prints.
-        resumes: whether the command goes on where it stood.
+        advice: how to go on after an interruption, a full disk or too little memory.
     """
     for variable, value in QUIET.items():
         os.environ.setdefault(variable, value)
@@ -65,22 +84,27 @@ def run(
         except BaseException as error:
             # A signal during an import may surface as some other exception, so the signal counts, not the type.
             if interruption.number is not None or isinstance(error, KeyboardInterrupt):
-                told = _one_line(error) if isinstance(error, KeyboardInterrupt) and str(error) else ""
-                return _say(f"Interrupted. {told or _kept(kept, resumes)}".strip(), 128 + (interruption.number or 2))
-            line = explain(error, kept)
+                told = f" {_kept(kept, advice)}." if kept else ""
+                return _say(f"Interrupted.{told}", 128 + (interruption.number or 2))
+            line = explain(error, kept, advice)
             if line is None:
                 raise
             return _say(line, 2 if isinstance(error, ConfigError) else 1)
     return 0
 
 
-def _kept(folder: str, resumes: bool) -> str:
-    further = "the same command with --resume goes on" if resumes else "the same command starts again"
-    return f"What is finished is kept in {folder}; {further}." if folder else ""
+def _kept(folder: str, advice: Advice) -> str:
+    return f"What is finished is kept in {folder}; {advice.again}"
 
 
-def explain(error: BaseException, kept: str = "") -> str | None:
-    """Return the one line that says what happened and what to do; None: it is a mistake of ours, keep the traceback."""
+def explain(error: BaseException, kept: str = "", advice: Advice = PIPELINE) -> str | None:
+    """Return the one line that says what happened and what to do; None: it is a mistake of ours, keep the traceback.
+
+    Args:
+        error: what ended the command, or one of its workers.
+        kept: folder where the command keeps what is finished; empty: it keeps nothing.
+        advice: of the command.
+    """
     if isinstance(error, SafeError):
         return _one_line(error)
     if isinstance(error, BrokenPipeError):
@@ -88,20 +112,22 @@ def explain(error: BaseException, kept: str = "") -> str | None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return "The reader of the output is gone; run the command again without the pipe, or into a file."
     if isinstance(error, OSError):
-        return _explain_os_error(error, kept)
+        return _explain_os_error(error, kept, advice)
     if _out_of_memory(error):
-        told = _one_line(error)[:120]
-        return f"Not enough memory ({told}); give a smaller --outcomes.batch_size or --stage_a.batch_size."
+        remedy = "close other programs, or use a machine with more"
+        if advice.memory is not None:
+            remedy = f"give {advice.memory}"
+        return f"Not enough memory ({_one_line(error)[:120]}); {remedy}."
     return None
 
 
-def _explain_os_error(error: OSError, kept: str) -> str:
-    where = str(error.filename or kept or "the run folder")
+def _explain_os_error(error: OSError, kept: str, advice: Advice) -> str:
+    where = str(error.filename or kept or "a file")
     if error.errno in DISK_FULL:
-        return (
-            f"The disk is full: {where} could not be written ({os.strerror(error.errno)}); free some space or give "
-            "another --run_dir. What is finished is kept, and the same command with --resume goes on."
-        )
+        other = f" or give another {advice.elsewhere}" if advice.elsewhere is not None else ""
+        told = f" {_kept(kept, advice)}." if kept else ""
+        reason = os.strerror(error.errno)
+        return f"The disk is full: {where} could not be written ({reason}); free some space{other}.{told}"
     if isinstance(error, FileNotFoundError) and error.filename:
         return f"{where} does not exist; check the path, or create it."
     if isinstance(error, PermissionError) and error.filename:

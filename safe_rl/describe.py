@@ -12,7 +12,7 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from safe_rl.command import run
+from safe_rl.command import Advice, run
 from safe_rl.config import DescribeRun
 
 if TYPE_CHECKING:
@@ -24,7 +24,15 @@ RIGHT = {"parameters", "trainable", "MB"}
 
 def main(argv: list[str] | None = None) -> int:
     """Run `python -m safe_rl.describe`; return the exit code."""
-    return run(describe, DescribeRun, argv, name="describe", description=__doc__, folder=lambda config: "")
+    return run(
+        describe,
+        DescribeRun,
+        argv,
+        name="describe",
+        description=__doc__,
+        folder=lambda config: "",
+        advice=Advice(again="the same command starts again", elsewhere=None, memory=None),
+    )
 
 
 def describe(config: DescribeRun) -> None:

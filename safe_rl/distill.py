@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safe_rl.command import run
+from safe_rl.command import Advice, run
 from safe_rl.config import RunConfig
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         name="distill",
         description=__doc__,
         folder=lambda config: config.run_dir,
-        resumes=False,
+        advice=Advice(again="the same command goes on", memory="a smaller --distill.batch_size"),
     )
 
 

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safe_rl.command import run
+from safe_rl.command import Advice, run
 from supervised.data.importers.config import ImportConfig
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         name="import_data",
         description=__doc__,
         folder=lambda config: "",
+        advice=Advice(again="the same command starts again", elsewhere="--out", memory=None),
     )
 
 

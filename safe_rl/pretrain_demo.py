@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from safe_rl.command import run
+from safe_rl.command import Advice, run
 from safe_rl.config import PretrainDemoConfig
 
 
@@ -22,7 +22,11 @@ def main(argv: list[str] | None = None) -> int:
         name="pretrain_demo",
         description=__doc__,
         folder=lambda config: config.out_dir,
-        resumes=False,
+        advice=Advice(
+            again="the same command starts again",
+            elsewhere="--out_dir",
+            memory="a smaller --pretrain.encoder.batch_size or --pretrain.base.batch_size",
+        ),
     )
 
 

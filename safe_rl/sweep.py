@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from safe_rl.artefact import claim, refuse_stranger
+from safe_rl.command import Advice
 from safe_rl.config import RunConfig
 from safe_rl.determinism import prepare
 from safe_rl.training import agent_config, finished, given_table, outcome_model, trained, what_matters
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from agents.outcome_model import OutcomeModel
     from envs.outcomes import OutcomeTable
 
+WORKERS = Advice(memory="fewer --pareto.workers, or a smaller --smoothing.max_rows")
+"""What a worker of a sweep tells to do; the table is there by then."""
 Cell = tuple[float, int]
 """Alpha and seed."""
 Job = list[tuple[Cell, Path]]
@@ -214,7 +217,7 @@ def _by_workers(table: Path, config: RunConfig, jobs: list[Job], workers: int, f
 
     # Jobs take equally long, so fixed shares are fair, and a worker imports torch only once.
     works = [partial(_work, table, config, jobs[first::workers]) for first in range(workers)]
-    run_workers(works, finished, killed, config.run_dir)
+    run_workers(works, finished, killed, config.run_dir, WORKERS)
 
 
 def _work(table: Path, config: RunConfig, jobs: list[Job], finished: Tell) -> None:

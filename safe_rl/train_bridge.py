@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from safe_rl.command import run
+from safe_rl.command import Advice, run
 from safe_rl.config import BridgeRun
 from supervised.errors import ConfigError
 
@@ -19,7 +19,13 @@ from supervised.errors import ConfigError
 def main(argv: list[str] | None = None) -> int:
     """Run `python -m safe_rl.train_bridge`; return the exit code."""
     return run(
-        train_bridge, BridgeRun, argv, name="train_bridge", description=__doc__, folder=lambda config: config.run_dir
+        train_bridge,
+        BridgeRun,
+        argv,
+        name="train_bridge",
+        description=__doc__,
+        folder=lambda config: config.run_dir,
+        advice=Advice(memory="a smaller --bridge.batch_size"),
     )
 
 

@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import sys
 
-from safe_rl.command import run
+from safe_rl.command import Advice, run
 from safe_rl.config import RunConfig
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run `python -m safe_rl.train_stage_a`; return the exit code."""
     return run(
-        train_stage_a, RunConfig, argv, name="train_stage_a", description=__doc__, folder=lambda config: config.run_dir
+        train_stage_a,
+        RunConfig,
+        argv,
+        name="train_stage_a",
+        description=__doc__,
+        folder=lambda config: config.run_dir,
+        advice=Advice(memory="a smaller --stage_a.batch_size"),
     )
 
 

@@ -9,13 +9,11 @@ python -m safe_rl.tune --trial 17
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safe_rl.command import run
+from safe_rl.command import Advice, run
 from safe_rl.config import RunConfig, TuneRun
 
 if TYPE_CHECKING:
@@ -26,7 +24,15 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     """Run `python -m safe_rl.tune`; return the exit code."""
-    return run(tune, TuneRun, argv, name="tune", description=__doc__, folder=lambda config: config.run_dir)
+    return run(
+        tune,
+        TuneRun,
+        argv,
+        name="tune",
+        description=__doc__,
+        folder=lambda config: config.run_dir,
+        advice=Advice(again="the same command goes on"),
+    )
 
 
 def tune(command: TuneRun) -> None:
@@ -44,7 +50,7 @@ def tune(command: TuneRun) -> None:
     check_inputs(config)
     check_space(config)
     refuse_stranger(place, known_origin(config), ConfigError)
-    with RunFolder(config.run_dir) as folder, _told_how_to_go_on(config.run_dir):
+    with RunFolder(config.run_dir) as folder:
         folder.begin(config, "tune", list(range(config.tune.seeds_per_trial)))
         table = open_table(config, folder)
         check_splits(table)
@@ -64,14 +70,6 @@ def tune(command: TuneRun) -> None:
         folder.finish()
     for line in filter(None, [short_curriculum(config), *lost]):
         print(f"warning: {line}", file=sys.stderr)
-
-
-@contextmanager
-def _told_how_to_go_on(run_dir: str) -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"What is finished is kept in {run_dir}; the same command goes on.") from None
 
 
 def _run(table: OutcomeTable, config: RunConfig, study: TrialStudy) -> list[str]:

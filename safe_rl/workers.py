@@ -14,7 +14,7 @@ from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from safe_rl.command import explain
+from safe_rl.command import Advice, explain
 from supervised.errors import SafeError
 
 Tell = Callable[[], object]
@@ -22,7 +22,9 @@ Work = Callable[[Tell], None]
 """What one process does; it calls what it is given whenever something is finished."""
 
 
-def run_workers(works: Sequence[Work], finished: Tell, killed: Callable[[int], None], kept: str) -> None:
+def run_workers(
+    works: Sequence[Work], finished: Tell, killed: Callable[[int], None], kept: str, advice: Advice
+) -> None:
     """Do each piece of work in a process of its own, and return when all are done.
 
     Args:
@@ -30,6 +32,7 @@ def run_workers(works: Sequence[Work], finished: Tell, killed: Callable[[int], N
         finished: called in this process whenever a worker has finished something.
         killed: called with the number of the signal that killed a worker; the others go on unless it raises.
         kept: where the command keeps what is finished, for the line that an error of the system prints.
+        advice: what that line tells to do.
 
     Raises:
         SafeError: a worker met something that a user can mend.
@@ -41,7 +44,7 @@ def run_workers(works: Sequence[Work], finished: Tell, killed: Callable[[int], N
         with _no_interrupts():  # inherited by the workers: Ctrl-C reaches only us, and we end them
             for work in works:
                 ours, theirs = context.Pipe(duplex=False)
-                process = context.Process(target=_do, args=(theirs, work, kept), daemon=True)
+                process = context.Process(target=_do, args=(theirs, work, kept, advice), daemon=True)
                 process.start()
                 theirs.close()
                 running[ours] = process
@@ -70,14 +73,14 @@ def _ended(process: Any, killed: Callable[[int], None]) -> None:
         killed(-process.exitcode)
 
 
-def _do(parent: Connection, work: Work, kept: str) -> None:
+def _do(parent: Connection, work: Work, kept: str, advice: Advice) -> None:
     """Work in a process of its own; tell the parent None when something is finished, or a line of trouble."""
     try:
         work(partial(parent.send, None))
     except BrokenPipeError:
         sys.exit(0)  # the parent is gone, and told whoever has to know
     except Exception as error:
-        line = explain(error, kept)
+        line = explain(error, kept, advice)
         if line is None:
             raise
         parent.send(line)

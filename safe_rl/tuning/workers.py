@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from optuna import TrialPruned
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from safe_rl.command import Advice
 from safe_rl.config import RunConfig
 from safe_rl.options import to_dict
 from safe_rl.run_folder import versions
@@ -31,6 +32,11 @@ if TYPE_CHECKING:
 POLL = 0.2
 """Seconds between two looks at a study whose next trial has to wait for others."""
 PER_SEED = "per_seed"
+WORKERS = Advice(
+    again="the same command goes on",
+    memory="fewer --tune.workers, a smaller --smoothing.max_rows, or narrower widths in --tune.space.hidden",
+)
+"""What a worker of a study tells to do; the table is there by then."""
 
 
 def run_trials(table: OutcomeTable, config: RunConfig, study: TrialStudy, finished: Tell) -> None:
@@ -135,7 +141,7 @@ def run_by_workers(table: Path, config: RunConfig, study: TrialStudy, finished: 
 
     works = [partial(_work, table, config)] * min(config.tune.workers, config.tune.trials)
     try:
-        run_workers(works, finished, killed, config.run_dir)
+        run_workers(works, finished, killed, config.run_dir, WORKERS)
     finally:
         study.put_back_abandoned()
     if study.finished() < config.tune.trials:

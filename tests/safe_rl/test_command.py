@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
+import re
 import signal
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from safe_rl.command import explain, run
+import safe_rl
+from safe_rl import sweep
+from safe_rl.command import PIPELINE, Advice, explain, run
+from safe_rl.config import RunConfig, TuneRun
+from safe_rl.tuning.workers import WORKERS
 from supervised.errors import CheckpointError, DataError
 
 
@@ -85,7 +94,73 @@ def test_a_full_disk_without_a_path_names_the_run_folder() -> None:
 )
 def test_too_little_memory_asks_for_smaller_batches(capsys: pytest.CaptureFixture[str], error: Exception) -> None:
     assert execute(failing(error)) == 1
-    assert "give a smaller --outcomes.batch_size" in capsys.readouterr().err
+    assert "give a smaller --stage_a.batch_size or --outcomes.batch_size" in capsys.readouterr().err
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device", "runs/3/part")
+
+
+@pytest.mark.parametrize(
+    ("error", "kept", "advice", "line"),
+    [
+        (
+            FULL,
+            "runs/3",
+            Advice(again="the same command starts again", elsewhere="--out_dir"),
+            "The disk is full: runs/3/part could not be written (No space left on device); free some space or give "
+            "another --out_dir. What is finished is kept in runs/3; the same command starts again.",
+        ),
+        (
+            FULL,
+            "",
+            Advice(elsewhere=None),
+            "The disk is full: runs/3/part could not be written (No space left on device); free some space.",
+        ),
+        (
+            MemoryError(),
+            "runs/3",
+            Advice(memory="fewer --pareto.workers"),
+            "Not enough memory (MemoryError); give fewer --pareto.workers.",
+        ),
+        (
+            MemoryError(),
+            "runs/3",
+            Advice(memory=None),
+            "Not enough memory (MemoryError); close other programs, or use a machine with more.",
+        ),
+    ],
+)
+def test_the_machine_s_limits_come_with_the_advice_of_the_command(
+    error: Exception, kept: str, advice: Advice, line: str
+) -> None:
+    assert explain(error, kept, advice) == line
+
+
+def test_every_command_advises_options_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each verb's call of `run` is read; the options in its advice must be among those of its `--help`."""
+    found: dict[str, tuple[Any, Advice]] = {}
+    package = Path(safe_rl.__file__).parent
+    for path in sorted(package.glob("*.py")):
+        if "if __name__" not in path.read_text(encoding="utf-8"):
+            continue  # no verb
+        module = importlib.import_module(f"safe_rl.{path.stem}")
+
+        def note(work: Any, config_type: Any, argv: Any, *, name: str, advice: Advice = PIPELINE, **_: Any) -> int:
+            found[name] = (config_type, advice)
+            return 0
+
+        monkeypatch.setattr(module, "run", note)
+        assert module.main([]) == 0
+    assert len(found) == 12
+    found |= {"workers of pareto": (RunConfig, sweep.WORKERS), "workers of tune": (TuneRun, WORKERS)}
+    for name, (config_type, advice) in found.items():
+        told = " ".join(filter(None, (advice.again, advice.elsewhere, advice.memory)))
+        for option in re.findall(r"--([\w.]+)", told):
+            place = config_type
+            for part in option.split("."):
+                hints = typing.get_type_hints(place)
+                assert part in hints, f"{name} has no --{option}"
+                place = hints[part]
 
 
 def test_a_wrong_option_is_exit_code_two(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 
+from safe_rl.command import PIPELINE, Advice
 from safe_rl.workers import Work, run_workers
 from supervised.errors import SafeError
 
@@ -26,14 +27,14 @@ def refuse(number: int) -> None:
 
 def test_everything_that_is_finished_is_told() -> None:
     told: list[int] = []
-    run_workers([work("pass"), work("pass")], partial(told.append, 1), refuse, "")
+    run_workers([work("pass"), work("pass")], partial(told.append, 1), refuse, "", PIPELINE)
     assert told == [1, 1]
 
 
 def test_a_worker_that_is_killed_is_told_by_its_signal_and_the_others_go_on() -> None:
     told: list[int] = []
     killed: list[int] = []
-    run_workers([work(KILLED), work("pass")], partial(told.append, 1), killed.append, "")
+    run_workers([work(KILLED), work("pass")], partial(told.append, 1), killed.append, "", PIPELINE)
     assert (told, killed) == ([1, 1], [9])
 
 
@@ -47,5 +48,11 @@ def test_a_worker_that_is_killed_is_told_by_its_signal_and_the_others_go_on() ->
 )
 def test_what_ends_a_worker_ends_the_others(statement: str, kind: type[Exception], line: str) -> None:
     with pytest.raises(kind, match=line):
-        run_workers([work(FOREVER), work(statement)], lambda: None, refuse, "")
+        run_workers([work(FOREVER), work(statement)], lambda: None, refuse, "", PIPELINE)
     assert not multiprocessing.active_children()
+
+
+def test_a_worker_without_memory_tells_what_its_command_advises() -> None:
+    advice = Advice(memory="fewer --pareto.workers")
+    with pytest.raises(SafeError, match=r"^Not enough memory \(MemoryError\); give fewer --pareto\.workers\.$"):
+        run_workers([work("raise MemoryError")], lambda: None, refuse, "", advice)
