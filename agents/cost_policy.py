@@ -13,11 +13,19 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.distributions import CategoricalDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor, create_mlp
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    FlattenExtractor,
+    NatureCNN,
+    create_mlp,
+)
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
 from agents.layers import Layers, linear_layers
+from supervised.errors import ConfigError
 
 Observations = Tensor | dict[str, Tensor]
 
@@ -34,6 +42,11 @@ class CostActorCriticPolicy(ActorCriticPolicy):
         activation_fn: between the layers.
         features_extractor_class: None: flatten a Box, join a Dict.
         features_extractor_kwargs: for the features extractor.
+        ortho_init: whether weights are orthogonal at first.
+        log_std_init: logarithm of the standard deviation of Box actions at first.
+        normalize_images: whether pictures of uint8 are divided by 255.
+        optimizer_class: of all parameters.
+        optimizer_kwargs: for the optimiser, without the learning rate.
         use_sde: not supported, must be False.
     """
 
@@ -47,27 +60,41 @@ class CostActorCriticPolicy(ActorCriticPolicy):
         activation_fn: type[nn.Module] = nn.Tanh,
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         features_extractor_kwargs: dict[str, Any] | None = None,
+        ortho_init: bool = True,
+        log_std_init: float = 0.0,
+        normalize_images: bool = True,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
         use_sde: bool = False,
     ) -> None:
         self.n_constraints = n_constraints
         if features_extractor_class is None:
-            is_dict = isinstance(observation_space, spaces.Dict)
-            features_extractor_class = CombinedExtractor if is_dict else FlattenExtractor
+            features_extractor_class = self.extractor_of(observation_space, normalize_images)
         super().__init__(
             observation_space,
             action_space,
             lr_schedule,
             net_arch=net_arch,
             activation_fn=activation_fn,
+            ortho_init=ortho_init,
             use_sde=use_sde,
+            log_std_init=log_std_init,
             features_extractor_class=features_extractor_class,
             features_extractor_kwargs=features_extractor_kwargs,
+            normalize_images=normalize_images,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
         )
+
+    @classmethod
+    def extractor_of(cls, observations: spaces.Space, normalize_images: bool) -> type[BaseFeaturesExtractor]:
+        """Return the features extractor where none is given."""
+        return CombinedExtractor if isinstance(observations, spaces.Dict) else FlattenExtractor
 
     def _build(self, lr_schedule: Schedule) -> None:
         """Build what PPO has, then the cost critics, then the optimiser over both."""
         super()._build(lr_schedule)
-        widths = self.net_arch["vf"] if isinstance(self.net_arch, dict) else self.net_arch
+        widths = self.net_arch.get("vf", []) if isinstance(self.net_arch, dict) else self.net_arch
         self.cost_critics = nn.ModuleList()
         for _ in range(self.n_constraints):
             critic = nn.Sequential(*create_mlp(self.features_dim, 1, list(widths), self.activation_fn))
@@ -75,7 +102,10 @@ class CostActorCriticPolicy(ActorCriticPolicy):
             critic[-1].apply(partial(self.init_weights, gain=1))
             self.cost_critics.append(critic)
         # One fused pass over all parameters: a third less time per update of a small network on a CPU.
-        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), fused=True, **self.optimizer_kwargs)
+        fused = {"fused": True} if self.optimizer_class in (th.optim.Adam, th.optim.AdamW) else {}
+        self.optimizer = self.optimizer_class(
+            self.parameters(), **{"lr": lr_schedule(1), **fused, **self.optimizer_kwargs}
+        )
         # torch's distributions check and normalise what they are given, which costs more than the network's own heads.
         self.categorical = isinstance(self.action_dist, CategoricalDistribution)
         self._learned_features = next(self.features_extractor.parameters(), None) is not None
@@ -138,3 +168,21 @@ class CostActorCriticPolicy(ActorCriticPolicy):
         if self.n_constraints == 0:
             return features.new_zeros((len(features), 0))
         return th.cat([critic(features) for critic in self.cost_critics], dim=1)  # (N, K)
+
+
+class CostActorCriticCnnPolicy(CostActorCriticPolicy):
+    """The same on pictures, seen through the convolutions of stable-baselines3's `CnnPolicy`."""
+
+    @classmethod
+    def extractor_of(cls, observations: spaces.Space, normalize_images: bool) -> type[BaseFeaturesExtractor]:
+        """Return the convolutions.
+
+        Raises:
+            ConfigError: the observations are no pictures.
+        """
+        if not is_image_space(observations, check_channels=False, normalized_image=not normalize_images):
+            raise ConfigError(
+                f"CnnPolicy needs pictures, a Box of uint8 between 0 and 255 and of three dimensions, got "
+                f"{observations}; use MlpPolicy, or policy_kwargs={{'normalize_images': False}} for pictures of floats."
+            )
+        return NatureCNN

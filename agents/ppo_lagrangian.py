@@ -8,7 +8,7 @@ The multiplier takes one step of dual ascent per rollout, before the policy does
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 import torch as th
@@ -22,11 +22,12 @@ from torch import Tensor, nn
 
 from agents.buffer import CostRolloutBuffer, Step, map_observations
 from agents.config import LagrangianConfig, PPOConfig
-from agents.cost_policy import CostActorCriticPolicy
+from agents.cost_policy import CostActorCriticCnnPolicy, CostActorCriticPolicy
 from agents.episodes import EpisodeMeter, check_environment, check_rewards, read_costs, within_bounds
 from agents.multiplier import LagrangeMultiplier
 from agents.objective import Weights, clip_gradients, mixed_advantages, ppo_slopes
 from agents.retention import RetentionBuffer
+from agents.sb3_settings import Keywords, check_kinds, configured, policy_arguments
 from agents.storage.agent_state import network_parameters
 from agents.storage.archive import Target
 from agents.storage.saving import SavedAgent, at_rest, awaken
@@ -39,11 +40,13 @@ class PPOLagrangian(PPO):
     """PPO under limits on the mean undiscounted cost of an episode.
 
     Args:
-        policy: "MlpPolicy", "MultiInputPolicy" (Dict observations) or a `CostActorCriticPolicy`.
+        policy: "MlpPolicy", "CnnPolicy" (pictures), "MultiInputPolicy" (Dict observations) or a class that derives from
+            `CostActorCriticPolicy`.
         env: any environment of PPO whose info carries "cost", a float or an array of K. A `VecEnv` may offer
             `last_cost` (N, K) after each step instead; its observations are then taken without a copy, so it must
             return new arrays from every step.
-        config: PPO's settings; `num_envs` belongs to whoever makes the environment and is not read here.
+        config: PPO's settings; `num_envs` belongs to whoever makes the environment and is not read here. None: the
+            defaults of stable-baselines3.
         lagrangian: limits and multiplier.
         n_constraints: K; None: as many as the retention buffer has, or as limits are given.
         retention: where the expected cost is computed exactly (discrete actions); None: mean of the rollout's episodes.
@@ -53,10 +56,15 @@ class PPOLagrangian(PPO):
         device: of the network.
         tensorboard_log: folder of TensorBoard events; None: none.
         verbose: 1 prints stable-baselines3's table.
+        keywords: settings by the names of stable-baselines3's PPO, such as learning_rate; they change `config`.
+
+    Raises:
+        ConfigError: a setting is unknown, out of range, or not there in a constrained agent.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": CostActorCriticPolicy,
+        "CnnPolicy": CostActorCriticCnnPolicy,
         "MultiInputPolicy": CostActorCriticPolicy,
     }
     policy: CostActorCriticPolicy
@@ -78,10 +86,12 @@ class PPOLagrangian(PPO):
         tensorboard_log: str | None = None,
         verbose: int = 0,
         _init_setup_model: bool = True,
+        **keywords: Unpack[Keywords],
     ) -> None:
+        check_kinds(policy, self.policy_aliases, lagrangian)
         self.policy_name = policy if isinstance(policy, str) else None
         self.given_policy_kwargs = dict(policy_kwargs or {})
-        self.config = config or PPOConfig()
+        self.config = configured(config, keywords, None if env is None else getattr(env, "num_envs", 1))
         self.lagrangian = lagrangian or LagrangianConfig()
         self.retention = retention
         self.n_constraints = _count_constraints(self.lagrangian, retention) if n_constraints is None else n_constraints
@@ -113,7 +123,7 @@ class PPOLagrangian(PPO):
             policy_kwargs={
                 "net_arch": {"pi": list(self.config.hidden), "vf": list(self.config.critic_hidden)},
                 "activation_fn": nn.ReLU if self.config.activation == "relu" else nn.Tanh,
-                **self.given_policy_kwargs,
+                **(policy_arguments(self.given_policy_kwargs) if self.policy_name else self.given_policy_kwargs),
                 "n_constraints": self.n_constraints,
             },
             seed=seed,

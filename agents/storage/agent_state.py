@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
@@ -42,8 +43,9 @@ def set_progress(agent: Agent, progress: Mapping[str, Any]) -> None:
 
 
 def network_tensors(policy: ActorCriticPolicy) -> dict[str, Tensor]:
-    """Return weights and optimiser state under `policy.` and `optimizer.`."""
-    tensors = {f"policy.{name}": tensor for name, tensor in policy.state_dict().items()}
+    """Return weights and optimiser state under `policy.` and `optimizer.`; what has several names, under the first."""
+    weights = policy.state_dict()
+    tensors = {f"policy.{name}": weights[name] for name, first in _first_names(weights).items() if name == first}
     for index, slots in policy.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{slot}": tensor for slot, tensor in slots.items()}
     return tensors
@@ -56,7 +58,15 @@ def network_parameters(policy: ActorCriticPolicy, tensors: Mapping[str, Tensor])
         index, slot = name.split(".")
         slots.setdefault(int(index), {})[slot] = tensor
     groups = policy.optimizer.state_dict()["param_groups"]  # the rate is set anew before every update
-    return {"policy": under("policy.", tensors), "policy.optimizer": {"state": slots, "param_groups": groups}}
+    weights = under("policy.", tensors)
+    weights |= {name: weights[first] for name, first in _first_names(policy.state_dict()).items() if first in weights}
+    return {"policy": weights, "policy.optimizer": {"state": slots, "param_groups": groups}}
+
+
+def _first_names(weights: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the first name of every tensor, by each of its names: critics share the policy's features extractor."""
+    first: dict[tuple[int, torch.Size], str] = {}
+    return {name: first.setdefault((tensor.data_ptr(), tensor.shape), name) for name, tensor in weights.items()}
 
 
 def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -105,7 +105,19 @@ def check_space(config: RunConfig) -> None:
         try:
             configured(config, inside | corner)
         except ConfigError as error:
-            raise ConfigError(f"tune.space leads to a run that is not allowed: {error}") from error
+            options = " and ".join(f"--tune.space.{_field(config, key)}" for key in corner)
+            told = str(error).partition(";")[0]  # its remedy would be about the run's own value
+            raise ConfigError(
+                f"tune.space leads to a run that is not allowed: {told}; give other values with {options}, or null to "
+                f"keep the run's own."
+            ) from error
+
+
+def _field(config: RunConfig, key: str) -> str:
+    """Return the name in `tune.space` of a key of the run."""
+    return next(
+        name for name, run_key in (FLOATS | INTEGERS | CHOICES).items() if run_key.format(agent=config.agent) == key
+    )
 
 
 def _get(config: RunConfig, key: str) -> Any:

@@ -65,7 +65,8 @@ class ImportConfig:
             hint = (
                 f"did you mean {near[0]}?" if near else "name one of them, as in `import_data music_avqa --root DIR`."
             )
-            raise ConfigError(f"dataset {self.dataset!r} is unknown; allowed: {', '.join(DATASETS)}; {hint}")
+            told = f"dataset {self.dataset!r} is unknown" if self.dataset else "no dataset is named"
+            raise ConfigError(f"{told}; allowed: {', '.join(DATASETS)}; {hint}")
         for name, what in (("root", "the folder with the annotations"), ("out", "the manifest to write")):
             if not getattr(self, name):
                 raise ConfigError(f"{name} is empty; give {what} with --{name}.")
