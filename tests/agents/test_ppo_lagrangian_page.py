@@ -19,7 +19,7 @@ def test_the_page_for_researchers_runs_from_top_to_bottom(
             return *rest, {"cost": float(info["cost"][1])}
 
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"MyEnv": MyEnv}
     for block in blocks:
@@ -30,5 +30,5 @@ def test_the_page_for_researchers_runs_from_top_to_bottom(
 
 def test_the_page_names_tests_that_exist() -> None:
     named = set(re.findall(r"`(test_\w+\.py)`", PAGE.read_text(encoding="utf-8")))
-    assert len(named) == 7
+    assert len(named) == 8
     assert named <= {path.name for path in Path(__file__).parent.rglob("test_*.py")}
