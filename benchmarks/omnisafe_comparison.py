@@ -22,12 +22,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +180,15 @@ def train(library: str, seed: int, steps: int, result: Path) -> None:
     noted = [mass.episodes for mass in masses if mass.episodes]
     length = min(len(episodes) for episodes in noted)
     together = np.array([[episodes[i] for episodes in noted] for i in range(length)]).reshape(-1, 2)
-    result.write_text(json.dumps({"seconds": seconds, "episodes": together.tolist()}))
+    told = {"seconds": seconds, "versions": versions(library), "episodes": together.tolist()}
+    result.write_text(json.dumps(told))
+
+
+def versions(library: str) -> str:
+    """Return the versions that this process trains with."""
+    packages = ("stable-baselines3", "torch", "numpy") if library == "ours" else ("omnisafe", "torch", "numpy")
+    told = [f"{package} {metadata.version(package)}" for package in packages]
+    return ", ".join([*told, f"Python {platform.python_version()}"])
 
 
 def figures(runs: list[dict[str, Any]], step: int) -> dict[str, Any]:
@@ -212,8 +222,11 @@ def report(summary: dict[str, Any]) -> str:
         f"A point mass in the plane: return is the way made in x, cost the number of steps faster than {FAST:g}, the "
         f"limit {summary['limit']:g} of {LENGTH} steps. No policy within it earns more than {summary['bound']:g}. "
         f"Mean ± standard deviation over {summary['seeds']} seeds of the episodes of the last {WINDOW:,} training "
-        f"steps; seconds are the median of one run on a shared processor. Problem, settings and command stand at the "
-        f"top of `benchmarks/omnisafe_comparison.py`.\n\n{table(summary)}\n"
+        f"steps; seconds are the median of one training, one thread, on a processor shared with other work. All "
+        f"{len(NAMES) * summary['seeds']} trainings are of one call of the command, {summary['jobs']} at a time, each "
+        f"in a process of its own: PPOLagrangian with {summary['versions']['ours']}, PPOLag with "
+        f"{summary['versions']['omnisafe']}. Problem, settings and command stand at the top of "
+        f"`benchmarks/omnisafe_comparison.py`.\n\n{table(summary)}\n"
     )
 
 
@@ -250,7 +263,14 @@ def main() -> None:
         results = list(pool.map(run, tasks))
     runs = {library: results[i :: len(NAMES)] for i, library in enumerate(NAMES)}
     steps = [options.steps // 4, options.steps // 2, options.steps]
-    summary: dict[str, Any] = {"bound": BOUND, "limit": LIMIT, "steps": options.steps, "seeds": options.seeds}
+    summary: dict[str, Any] = {
+        "bound": BOUND,
+        "limit": LIMIT,
+        "steps": options.steps,
+        "seeds": options.seeds,
+        "jobs": options.jobs,
+        "versions": {"ours": results[0]["versions"], "omnisafe": results[1]["versions"]},
+    }
     for library, of_library in runs.items():
         seconds = statistics.median(run["seconds"] for run in of_library)
         summary[library] = {"at": [figures(of_library, step) for step in steps], "median_seconds": seconds}
