@@ -49,10 +49,9 @@ def import_data(config: ImportConfig) -> None:
     print("\n".join(_told(report)))
     print(f"Manifest: {config.out} ({report.splits.total():,} questions, {config.dataset})")
     if empty := [name for name in ("adapter", "train", "validation", "calibration", "test") if not report.splits[name]]:
+        anew = ", or divide it anew with --splits group" if config.splits == "own" else ""
         print(
-            f"warning: no question in {', '.join(empty)}; import more of the dataset's splits, or divide it anew with "
-            "--splits group.",
-            file=sys.stderr,
+            f"warning: no question in {', '.join(empty)}; import more of the dataset's splits{anew}.", file=sys.stderr
         )
     if report.left_out:
         place = Path(config.out).with_suffix(".left_out.jsonl")

@@ -74,7 +74,10 @@ def test_the_counts_are_printed_by_split_type_and_retention_set(
     assert "type:\n          3  other" in shown.out
     assert f"Manifest: {out} (3 questions, vqav2)" in shown.out
     assert "warning: no question in adapter, train, validation, calibration; import more" in shown.err
+    assert shown.err.endswith("or divide it anew with --splits group.\n")
     assert len(read_manifest(out)) == 3
+    assert main(["vqav2", "--root", str(root), "--out", str(out), "--splits", "group"]) == 0
+    assert "import more of the dataset's splits.\n" in capsys.readouterr().err  # it was divided anew
 
 
 def test_missing_media_stop_the_import_or_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,6 +99,8 @@ def test_missing_media_stop_the_import_or_are_counted(tmp_path: Path, capsys: py
 def test_a_misspelt_dataset_or_option_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["vqa2", "--root", str(tmp_path)]) == 2
     assert "did you mean vqav2?" in capsys.readouterr().err
+    assert main([]) == 2
+    assert "no dataset is named; allowed: music_avqa," in capsys.readouterr().err
     assert main(["vqav2", "--rot", str(tmp_path)]) == 2
     assert "unknown option --rot, did you mean --root; " in capsys.readouterr().err
     assert main([]) == 2
