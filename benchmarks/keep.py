@@ -49,6 +49,7 @@ def main() -> int:
         "command": " ".join(["python", *command]),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[2], 1),  # of the last 15 minutes: processes that wanted a core, ours included
         "seconds": round(seconds, 1),
         "versions": versions(),
         "figures": figures,
