@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -11,6 +13,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ["safe_rl", "agents", "envs", "supervised"]
+PROJECTS = {"pil": "pillow", "yaml": "pyyaml", "sklearn": "scikit-learn"}
+"""Modules that are called otherwise than the project they come from."""
 HEAVY = ["torch", "transformers", "stable_baselines3", "matplotlib", "scipy", "pandas", "tensorboard"]
 
 
@@ -49,6 +53,34 @@ def test_jsonargparse_is_imported_in_one_module_only() -> None:
         if "import jsonargparse" in path.read_text() or "from jsonargparse" in path.read_text()
     ]
     assert users == ["safe_rl/options.py"]
+
+
+def _imported(path: Path) -> set[str]:
+    """Return the top-level modules that a module imports, wherever in it."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names += [each.name for each in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.append(str(node.module))
+    return {name.split(".")[0] for name in names}
+
+
+def test_whatever_is_imported_is_a_declared_dependency_and_pinned_in_the_tested_set() -> None:
+    """Not only a dependency of a dependency, which may drop it."""
+    modules = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    imported = set().union(*map(_imported, modules)) - set(sys.stdlib_module_names) - set(PACKAGES)
+    used = {PROJECTS.get(name.lower(), name.lower().replace("_", "-")) for name in imported}
+    assert {"torch", "pillow", "jinja2"} <= used
+
+    def projects(lines: list[str]) -> set[str]:
+        names = (re.match(r"[\w.-]+", line) for line in lines)
+        return {name[0].lower().replace("_", "-") for name in names if name}
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [line for lines in project["optional-dependencies"].values() for line in lines]
+    assert used <= projects(project["dependencies"] + extras)
+    assert used <= projects((ROOT / "constraints.txt").read_text().splitlines())
 
 
 def test_nothing_is_pickled() -> None:
