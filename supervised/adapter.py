@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from supervised.config import FusionConfig, ProjectorConfig
 from supervised.encoders.features import AudioFeatures
 from supervised.encoders.joining import JoinedTokens
+from supervised.errors import ModelError
 from supervised.fusion.load import new_fusion
 from supervised.fusion.parts import Listeners, Sound, sizes
 from supervised.projectors.adaptive import AdaptiveProjector
@@ -26,7 +27,7 @@ MARKERS = ("<audio>", "</audio>")
 class Adapter(nn.Module):
     """Projector, fusion and markers; the parts are named for the optimiser's parameter groups.
 
-    The fusion has one place, the merged input embeddings, or one for each of `fusion.layers`.
+    The fusion has one place, the merged input embeddings, or one for each of `fusion.layers`; none for inserted tokens.
     """
 
     def __init__(
@@ -42,10 +43,12 @@ class Adapter(nn.Module):
         super().__init__()
         width = len(embedding_mean)
         self.embedding_rms = embedding_rms
-        self.places = max(1, len(fusion.layers))
+        self.places = 0 if fusion.injection == "tokens" else max(1, len(fusion.layers))
         """Number of places where the base's hidden states hear."""
-        self.needs_whole_prompt = fusion.kind == "gated"
+        self.needs_whole_prompt = self.places > 0 and fusion.kind == "gated"
         """Whether all positions that hear must come in one call: a gate per question is computed from all of them."""
+        self.count = projector.tokens
+        """k: audio tokens of a clip at most, without the markers."""
         self.join = JoinedTokens(token_parts)
         self.projector = new_projector(projector, token_dim, width, embedding_rms)
         self.fusion = new_fusion(fusion, width, embedding_rms)
@@ -74,7 +77,10 @@ class Adapter(nn.Module):
 
         Raises:
             ConfigError: a budget for an adaptive projector.
+            ModelError: the adapter inserts tokens and has no fusion.
         """
+        if not self.places:
+            raise ModelError("an adapter of inserted tokens fuses nothing; use `tokens`, or fusion.injection residual.")
         with torch.autocast(hidden.device.type, enabled=False):  # bf16 scores and norms would cost accuracy
             fused = self._fused(hidden.float(), self._sound(audio, budget), hears, place)  # (B, L, D), float32
             if gate < 1:
@@ -118,11 +124,18 @@ class Adapter(nn.Module):
         """
         with torch.autocast(audio.tokens.device.type, enabled=False):
             if isinstance(self.projector, AdaptiveProjector):
-                _, gates = self.projector.gated(*self.join(audio))
-                expected = gates.sigmoid().sum(-1)
+                expected = self.projector.logits(*self.join(audio)).sigmoid().sum(-1)
             else:
-                expected = torch.full((len(audio),), float(self.spoken(audio).shape[1]), device=audio.present.device)
+                expected = torch.full((len(audio),), float(self.count), device=audio.present.device)
         return expected.where(audio.present, 0)
+
+    def token_share(self, audio: AudioFeatures) -> Tensor:
+        """Return the share of the k audio tokens that a clip is expected to use, the mean over clips, float32 ().
+
+        Between 0 (every gate closed) and 1, a number without a unit; the gates of an adaptive projector learn from it,
+        so that a weight times it is a sparsity term of a loss. A constant 1 of the other kinds, and 0 without a clip.
+        """
+        return self.expected_tokens(audio).sum() / (self.count * audio.present.sum().clamp(min=1))
 
     @torch.no_grad()
     def used_tokens(self, audio: AudioFeatures, budget: int | None = None) -> Tensor:

@@ -103,11 +103,14 @@ def read_adapter(folder: Path | str) -> tuple[ModelConfig, Fit, dict[str, Tensor
     if sha256_file(weights) != sha256:
         raise CheckpointError(f"{weights} is damaged (its SHA-256 differs); copy it again, or train it again.")
     try:
-        return config, fit, load_file(weights)
+        tensors = load_file(weights)
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{weights} is not a safetensors file ({first_line(error)}); train the adapter again."
         ) from error
+    if config.fusion.injection == "tokens":  # such adapters once held a fusion, too: untrained, nothing went through it
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("fusion.")}
+    return config, fit, tensors
 
 
 def check_fit(saved: Fit, found: Fit) -> None:

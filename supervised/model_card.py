@@ -111,8 +111,9 @@ def _facts(config: ModelConfig, fit: Fit, parameters: int) -> Iterator[tuple[str
         yield "further encoder", f"{_name(source)}, revision {revision or newest}"
     yield "encoder, SHA-256", f"`{fit.encoder_sha256}`"
     yield "projector", f"{config.projector.kind}, {config.projector.tokens} tokens"
-    yield "fusion", config.fusion.kind
-    yield "layers", ", ".join(map(str, config.fusion.layers)) or "the merged embeddings"
+    if config.fusion.injection == "residual":
+        yield "fusion", config.fusion.kind
+        yield "layers", ", ".join(map(str, config.fusion.layers)) or "the merged embeddings"
     yield "scope", config.fusion.scope
     yield "injection", config.fusion.injection
     yield "parameters", f"{parameters:,} in float32"

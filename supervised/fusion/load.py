@@ -16,11 +16,13 @@ Fusion = CrossAttentionFusion | BlockFusion | GatedFusion
 def new_fusion(config: FusionConfig, width: int, embedding_rms: float) -> nn.Module:
     """Return the fusion of the merged embeddings, or with `layers` a list of one for each of them.
 
-    A residual scale that all layers share belongs to the first of them.
+    A residual scale that all layers share belongs to the first of them. Inserted tokens pass no fusion: an empty list.
 
     Raises:
         ModelError: the heads do not divide the width.
     """
+    if config.injection == "tokens":
+        return nn.ModuleList()
     if not config.layers:
         return _fusion(config, width, embedding_rms, shares=False)
     shares = config.residual != "per_layer"

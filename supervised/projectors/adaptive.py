@@ -50,7 +50,15 @@ class AdaptiveProjector(nn.Module):
         """
         self.refuse(budget)
         slots = self.mlp.slots(tokens, mask)  # (B, k, Da)
-        return self.mlp.translate(slots), slots @ self.gate + self.openness
+        return self.mlp.translate(slots), self._logits(slots)
+
+    def logits(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Return the logits of the gates (B, k) alone; no token is made."""
+        return self._logits(self.mlp.slots(tokens, mask))
+
+    def _logits(self, slots: Tensor) -> Tensor:
+        """Return the logits (B, k) for slots (B, k, Da)."""
+        return slots @ self.gate + self.openness
 
     def refuse(self, budget: int | None) -> None:
         """Refuse a budget: which tokens are open depends on the clip, not on their order.

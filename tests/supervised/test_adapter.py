@@ -13,7 +13,7 @@ from supervised.adapter_files import Fit, load_weights, read_adapter, save_adapt
 from supervised.adapter_size import parameter_counts
 from supervised.config import FusionConfig, ModelConfig, ProjectorConfig
 from supervised.encoders.features import AudioFeatures
-from supervised.errors import ConfigError
+from supervised.errors import ConfigError, ModelError
 from supervised.projectors.adaptive import AdaptiveProjector
 
 PROJECTORS = ("mlp", "adaptive", "resampler")
@@ -275,6 +275,30 @@ def test_the_expected_number_of_tokens_is_the_sum_of_the_soft_gates_and_can_be_t
     assert _adapter().expected_tokens(audio).tolist() == [4.0, 0.0]
 
 
+def test_the_token_share_is_the_mean_over_clips_and_its_gradient_that_of_the_gates() -> None:
+    adapter, audio = _adapter(ProjectorConfig(kind="adaptive", tokens=3)), _features([True, False, True])
+    assert isinstance(adapter.projector, AdaptiveProjector)
+    adapter.projector.openness.data = torch.tensor([0.0, 2.0, -30.0])
+    share = adapter.token_share(audio)
+    assert share.shape == ()
+    assert share.item() == pytest.approx((0.5 + 0.880797) / 3)  # of both clips; the row without one does not count
+    share.backward()
+    assert adapter.projector.openness.grad is not None
+    assert adapter.projector.openness.grad.tolist() == pytest.approx([0.25 / 3, 0.104994 / 3, 0.0], abs=1e-5)
+    assert adapter.token_share(_features([False, False])).item() == 0
+    assert _adapter().token_share(audio).item() == 1
+    assert _adapter().token_share(_features([False])).item() == 0
+
+
+def test_the_token_share_depends_on_the_clip_where_the_gates_do() -> None:
+    adapter, audio = _adapter(ProjectorConfig(kind="adaptive", tokens=3)), _features([True, True])
+    assert isinstance(adapter.projector, AdaptiveProjector)
+    adapter.projector.gate.data = torch.randn(6)
+    each = [adapter.token_share(audio.rows([row])).item() for row in (0, 1)]
+    assert each[0] != each[1]
+    assert adapter.token_share(audio).item() == pytest.approx(sum(each) / 2)
+
+
 def test_a_sparsity_term_closes_all_tokens_and_a_task_that_needs_them_opens_them_again() -> None:
     adapter = _adapter(ProjectorConfig(kind="adaptive", tokens=16))
     audio, hidden = _features([True] * 4), torch.randn(4, 3, 8)
@@ -287,7 +311,7 @@ def test_a_sparsity_term_closes_all_tokens_and_a_task_that_needs_them_opens_them
         for _ in range(150):
             optimizer.zero_grad()
             error = (adapter(hidden, audio, 1.0, _everywhere(hidden)) - target).square().sum()
-            (sparsity * adapter.expected_tokens(audio).sum() + task * error).backward()
+            (sparsity * adapter.token_share(audio) + task * error).backward()
             optimizer.step()
         return int(adapter.used_tokens(audio).sum())
 
@@ -333,6 +357,16 @@ def test_a_single_place_has_one_residual_scale_trained_or_not() -> None:
     for residual, trained in (("fixed", False), ("learned", True), ("per_layer", True)):
         adapter = _adapter(fusion=FusionConfig(heads=2, residual=residual))  # type: ignore[arg-type]
         assert adapter.get_parameter("fusion.residual_scale").requires_grad == trained
+
+
+def test_an_adapter_of_inserted_tokens_has_no_fusion_and_says_so() -> None:
+    fusion = FusionConfig(kind="gated", injection="tokens", heads=3)  # 3 heads do not divide the width; none is made
+    adapter = _adapter(fusion=fusion)
+    assert (adapter.places, adapter.needs_whole_prompt) == (0, False)
+    assert {name.split(".")[0] for name in adapter.state_dict()} == {"projector", "markers"}
+    assert parameter_counts(ProjectorConfig(tokens=4), fusion, 6, 8).keys() == {"projector", "markers"}
+    with pytest.raises(ModelError, match="an adapter of inserted tokens fuses nothing; use `tokens`, or fusion"):
+        adapter(torch.randn(1, 3, 8), _features([True]), 1.0, torch.ones(1, 3, dtype=torch.bool))
 
 
 def test_places_have_fusion_modules_of_their_own() -> None:

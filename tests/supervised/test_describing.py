@@ -62,6 +62,12 @@ def test_a_folder_is_counted_as_it_is_built(tiny_config: ModelConfig, dtype: str
     assert describe(config).components[0].dtype == ("float32" if dtype == "auto" else "bfloat16")
 
 
+def test_inserted_tokens_are_counted_without_a_fusion(tiny_config: ModelConfig) -> None:
+    config = replace(tiny_config, fusion=FusionConfig(injection="tokens"))
+    assert _described(describe(config)) == _built(config)
+    assert [each.part for each in describe(config).components] == ["base", "encoder", "projector", "markers"]
+
+
 def test_an_ensemble_is_counted_as_it_is_built(tiny_config: ModelConfig) -> None:
     config = replace(tiny_config, more_encoders=("demo",))
     described = _described(describe(config))

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from supervised.adapter_files import INDEX
 from supervised.config import FusionConfig, ModelConfig
 from supervised.data.sample import Sample
 from supervised.encoders.features import AudioFeatures
 from supervised.errors import ConfigError, ModelError
+from supervised.files import sha256_file
+from supervised.fusion.load import new_fusion
 from supervised.safe_model import SafeModel
 
 Setting = tuple[SafeModel, Any, AudioFeatures]
@@ -174,6 +180,21 @@ def test_a_budget_inserts_fewer_tokens(setting: Setting) -> None:
     handle.remove()
     length = inputs["input_ids"].shape[1]
     assert columns == [length + INSERTED, length + 5]
+
+
+def test_an_older_adapter_with_an_unused_fusion_answers_as_the_one_without(setting: Setting, tmp_path: Path) -> None:
+    model, inputs, audio = setting
+    model.save_pretrained(tmp_path)
+    (weights,) = tmp_path.glob("*.safetensors")
+    assert not any(name.startswith("fusion") for name in load_file(weights))
+    unused = new_fusion(FusionConfig(), 32, 1.0).state_dict()
+    save_file(load_file(weights) | {f"fusion.{name}": tensor for name, tensor in unused.items()}, weights)
+    index = json.loads((tmp_path / INDEX).read_text())
+    index["weights"]["sha256"] = sha256_file(weights)
+    (tmp_path / INDEX).write_text(json.dumps(index))
+    older = SafeModel.from_pretrained(tmp_path)
+    assert older.fingerprint() == model.fingerprint()
+    assert torch.equal(older.generate(inputs, audio).logits[0], model.generate(inputs, audio).logits[0])
 
 
 def test_columns_named_one_by_one_are_refused(setting: Setting) -> None:

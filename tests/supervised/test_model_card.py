@@ -51,6 +51,12 @@ def test_it_names_what_the_adapter_is_and_fits() -> None:
     assert _header(_card())["base_model"] == CONFIG.base
 
 
+def test_inserted_tokens_name_no_fusion() -> None:
+    rows = _rows(_card(config=replace(CONFIG, fusion=FusionConfig(injection="tokens"))))
+    assert rows["injection"] == "tokens"
+    assert not {"fusion", "layers"} & rows.keys()
+
+
 def test_nothing_is_invented_where_nothing_was_measured() -> None:
     section = _card().split("## Figures")[1].split("## Licence")[0]
     assert section.strip() == "Not measured."
