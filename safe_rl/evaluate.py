@@ -66,10 +66,11 @@ def _evaluate(config: EvaluateRun, folder: RunFolder, model: SafeModel, samples:
     from safe_rl.evaluating import ask_all, gate_zero, policies_on_test, report
     from supervised.files import write_json
 
+    policies = policies_on_test(config, model)  # first: a table of another adapter is refused before the long part
     outcomes = ask_all(model, samples, config.outcomes.batch_size, config.outcomes.max_new_tokens)
     figures = report(outcomes, config.evaluate.seed)
     figures["gate_zero"] = gate_zero(model, samples, config.outcomes)
-    figures["policies"] = policies_on_test(config)
+    figures["policies"] = policies
     write_json(folder.path / "evaluate.json", figures)
     _tell(figures, folder.path)
 

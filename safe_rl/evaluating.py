@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from safe_rl.config import LEARNED, RunConfig
+from supervised.differences import differences
+from supervised.errors import TableError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from envs.config import OutcomesConfig
+    from envs.outcomes import OutcomeTable
     from supervised.data.sample import Sample
     from supervised.safe_model import SafeModel
 
@@ -120,8 +123,12 @@ def _part(means: Means, outcomes: Outcomes, chosen: np.ndarray) -> dict[str, Any
     return figures
 
 
-def policies_on_test(config: RunConfig) -> dict[str, Any] | None:
-    """Return the figures of the run's policies, beside quick baselines, and of its students; None: there is none."""
+def policies_on_test(config: RunConfig, model: SafeModel) -> dict[str, Any] | None:
+    """Return the figures of the run's policies, beside quick baselines, and of its students; None: there is none.
+
+    Raises:
+        TableError: their table was made with another base, encoder or adapter than `model` has, or does not tell.
+    """
     from safe_rl.certifying import FAMILIES, check_test_rows, policies_of, table_of
     from safe_rl.training import finished
 
@@ -135,6 +142,7 @@ def policies_on_test(config: RunConfig) -> dict[str, Any] | None:
     from safe_rl.comparison import Judge
 
     table = OutcomeTable.open(table_of(config))
+    _refuse_other_model(table, model)
     check_test_rows(table)
     judge, rows = Judge(table, config.reward), table.split("test").observation(slice(None))
     decisions = {
@@ -147,6 +155,20 @@ def policies_on_test(config: RunConfig) -> dict[str, Any] | None:
     if "distilled" in decisions:
         result["distilled"] = judge.figures(decisions["distilled"])
     return result
+
+
+def _refuse_other_model(table: OutcomeTable, model: SafeModel) -> None:
+    """Refuse a table whose outcomes are not those of `model`: its figures would stand beside another adapter's."""
+    here = model.fingerprint()
+    made = table.provenance.get("model")
+    there = made if isinstance(made, dict) else {}
+    parts = ("base", "encoder", "adapter")
+    changes = differences({name: there.get(name, "unknown") for name in parts}, {name: here[name] for name in parts})
+    if told := ", ".join(f"{name} {str(old)[:12]} there, {new[:12]} here" for name, old, new in changes):
+        raise TableError(
+            f"{table.directory} was made with another model ({told}); give the table of this adapter, or build it "
+            "with `python -m safe_rl.build_outcomes` and train the policies on it."
+        )
 
 
 def table_of(figures: dict[str, Any]) -> Table:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -99,6 +100,36 @@ def test_trained_policies_are_reported(words: list[str], run_dir: Path, capsys: 
         assert policies["ppo_lagrangian"][name] == metrics["policies"]["ppo_lagrangian"][name]
     assert "PPO-Lagrangian" in capsys.readouterr().out
     assert json.loads((run_dir / "metrics.json").read_text()) == metrics  # what training said stays
+
+
+def test_a_table_of_another_adapter_is_refused_before_anything_is_asked(
+    words: list[str], run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert build_outcomes([*words, "--run_dir", str(run_dir)]) == 0
+    assert train_policy([*words, "--run_dir", str(run_dir)]) == 0
+    header = run_dir / "table" / "table.json"
+    described = json.loads(header.read_text())
+    own = described["provenance"]["model"]["adapter"]
+    other = tmp_path / "other"
+    for made, told in (
+        ({"adapter": "ab" * 32}, rf"adapter abababababab there, {own[:12]} here"),
+        (
+            {"base": "cd" * 32, "adapter": "ab" * 32},
+            r"base cdcdcdcdcdcd there, \w{12} here, adapter ab",
+        ),
+        (None, r"base unknown there, \w{12} here, encoder unknown there, \w{12} here, adapter unknown there"),
+    ):
+        changed = json.loads(json.dumps(described))
+        changed["provenance"]["model"] = made and changed["provenance"]["model"] | made
+        shutil.copytree(run_dir / "table", other, dirs_exist_ok=True)
+        (other / "table.json").write_text(json.dumps(changed))
+        capsys.readouterr()
+        assert evaluate([*words, "--run_dir", str(run_dir), "--table", str(other)]) == 1
+        error = capsys.readouterr().err
+        assert re.search(rf"{other} was made with another model \({told}[^\n]*\); give the table of this", error)
+        assert not (run_dir / "evaluate.json").exists()
+    capsys.readouterr()
+    assert evaluate([*words, "--run_dir", str(run_dir), "--table", str(run_dir / "table")]) == 0
 
 
 def test_a_run_without_an_adapter_is_refused(
