@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from supervised.adapter import Adapter
-from supervised.adapter_files import Fit, check_fit, load_weights, read_adapter, save_adapter
+from supervised.adapter_files import Fit
 from supervised.base import has_encoder, one_at_a_time, refuse_compiled, resolve_stack, weights_sha256
 from supervised.call import Asked, Call, Calls
 from supervised.config import ModelConfig
@@ -39,12 +39,11 @@ from supervised.data.sample import Sample, Waveform
 from supervised.encoders.cache import FeatureCache
 from supervised.encoders.features import AudioEncoder, AudioFeatures
 from supervised.errors import ModelError
-from supervised.files import write_text
-from supervised.hub import CARD, local_adapter, push_adapter
-from supervised.model_card import model_card, read_metrics
+from supervised.hub import push_adapter
 from supervised.obstacles import prefix_obstacle
 from supervised.parts import load_parts, new_adapter
 from supervised.prefix import Prefix, keep_prefix
+from supervised.pretrained import read_saved, write_saved
 from supervised.prompts import read_answers, write_inputs
 
 
@@ -103,23 +102,7 @@ class SafeModel:
             ConfigError: a revision for a folder.
             ModelError: base or encoder are not those the adapter was trained on.
         """
-        config, saved, tensors = read_adapter(local_adapter(folder, revision))
-        config = replace(
-            config,
-            base=base or config.base,
-            # A commit belongs to its repository, and another one does not have it.
-            base_revision=config.base_revision if (base or config.base) == config.base else None,
-            encoder=encoder or config.encoder,
-            encoder_revision=config.encoder_revision if (encoder or config.encoder) == config.encoder else None,
-            more_encoders=config.more_encoders if more_encoders is None else tuple(more_encoders),
-            device=device or config.device,
-            feature_cache=feature_cache,
-        )
-        model, processor, ears, found = load_parts(config)
-        check_fit(saved, found)
-        adapter = new_adapter(config, saved, model)
-        load_weights(adapter, tensors)
-        return cls(model, processor, ears, adapter, config, saved)
+        return cls(*read_saved(folder, revision, base, encoder, more_encoders, device, feature_cache))
 
     def save_pretrained(
         self, folder: Path | str, metrics: Mapping[str, Any] | Path | str | None = None, licence: str | None = None
@@ -136,10 +119,7 @@ class SafeModel:
             CheckpointError: a weight is NaN or infinite; such an adapter could not be loaded again.
             DataError: `metrics` is a file that cannot be read.
         """
-        parameters = sum(parameter.numel() for parameter in self.adapter.parameters())
-        card = model_card(self.config, self.fit, parameters, read_metrics(metrics), licence)
-        save_adapter(folder, self.adapter, self.config, self.fit)
-        write_text(Path(folder) / CARD, card)
+        write_saved(folder, self.adapter, self.config, self.fit, metrics, licence)
 
     def push_to_hub(
         self,
