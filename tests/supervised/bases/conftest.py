@@ -23,9 +23,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "setting" in metafunc.fixturenames:
         rest = [name for name in ACCEPTED if name not in CORE]
         values = [
-            pytest.param((name, dtype), id=f"{name}-{dtype}") for name in CORE for dtype in ("float32", "bfloat16")
+            pytest.param((name, dtype), id=f"{name}-{dtype}", marks=() if name in CORE else pytest.mark.slow)
+            for name in (*CORE, *rest)
+            for dtype in ("float32", "bfloat16")
         ]
-        values += [pytest.param((name, "float32"), id=f"{name}-float32", marks=pytest.mark.slow) for name in rest]
         metafunc.parametrize("setting", values, indirect=True, scope="module")
     for argument, names in (("accepted", ACCEPTED), ("refused", REFUSED), ("mixing", MIXING)):
         if argument in metafunc.fixturenames:

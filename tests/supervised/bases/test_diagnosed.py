@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 
 from supervised.diagnostics.observing import states_of
 from supervised.diagnostics.recording import recording
 
 
+@pytest.mark.shows("diagnostics")
 def test_states_and_attention_are_told(setting: Any) -> None:
     with recording(setting.model.adapter) as seen:
         output = setting.model.generate(setting.inputs, setting.audio, max_new_tokens=1, output_hidden_states=True)

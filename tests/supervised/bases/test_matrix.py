@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pytest
 import torch
 
 from supervised.base import generator, has_encoder, keeps_state, resolve_stack, weights_sha256
+from supervised.call import Asked, Calls
 from supervised.errors import ModelError
 from supervised.injection import Heard, hearing
 from supervised.probe import probe
+from supervised.safe_model import SafeModel
 
 NEW = 4
 WAYS: dict[str, dict[str, Any]] = {
@@ -60,11 +62,23 @@ def _forward(setting: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         return setting.model.forward({**setting.inputs, **_decoder(setting)}, *args, **kwargs).logits
 
 
-def _plain(setting: Any, **way: Any) -> Any:
+@contextmanager
+def _settings(setting: Any, **changes: Any) -> Iterator[None]:
+    """Within the block the base's own generation settings are others."""
+    settings = generator(setting.base).generation_config
+    before = {name: getattr(settings, name) for name in changes}
+    settings.update(**changes)
+    try:
+        yield
+    finally:
+        settings.update(**before)
+
+
+def _plain(setting: Any, inputs: Any = None, **way: Any) -> Any:
     """The base alone, without anything of ours."""
     torch.manual_seed(3)
     return setting.base.generate(
-        **setting.inputs,
+        **(setting.inputs if inputs is None else inputs),
         max_new_tokens=NEW,
         min_new_tokens=NEW,
         return_dict_in_generate=True,
@@ -118,23 +132,66 @@ def test_a_family_that_cannot_hear_is_refused_with_the_reason(
     assert not stack._forward_pre_hooks
 
 
+@pytest.mark.shows("gate 0", "no audio", "no row")
 @pytest.mark.parametrize("way", WAYS)
 def test_without_audio_the_answer_is_the_bases(setting: Any, way: str) -> None:
-    plain = _plain(setting, **WAYS[way])
-    none = setting.audio.rows([2, 2, 2])  # no row has audio
-    if way in ("greedy", "beams", "uncached"):
+    plain, model = _plain(setting, **WAYS[way]), setting.model
+    silences = ((setting.audio, 0.0), (None, 1.0), (setting.audio.rows([2, 2, 2]), 1.0))  # no row has audio
+    if way == "sampled":  # `generate` never does, but the call that it would make is the same
+        calls = Calls(setting.base, model.config.fusion)
+        for audio, gate in silences:
+            call = calls.prepare(setting.inputs, model.adapter, Asked(audio, gate))
+            with call.hearing(model.stack):
+                assert _equal(_plain(setting, call.arguments, **WAYS[way]), plain)
+        return
+    with _settings(setting, min_new_tokens=NEW, cache_implementation=WAYS[way].get("cache_implementation")):
         beams, cache = WAYS[way].get("num_beams", 1), WAYS[way].get("use_cache", True)
-        generator(setting.base).generation_config.min_new_tokens = NEW
-        for audio, gate in ((None, 1.0), (setting.audio, 0.0), (none, 1.0)):
-            ours = setting.model.generate(
-                setting.inputs, audio, gate, max_new_tokens=NEW, num_beams=beams, use_cache=cache
-            )
+        for audio, gate in silences:
+            ours = model.generate(setting.inputs, audio, gate, max_new_tokens=NEW, num_beams=beams, use_cache=cache)
             assert _equal(ours, plain)
-    heard = _heard(setting, **WAYS[way])
+
+
+@pytest.mark.shows("mixed rows")
+@pytest.mark.parametrize("way", WAYS)
+def test_a_row_without_audio_beside_others_answers_as_the_base(
+    setting: Any, way: str, record_property: Callable[[str, object], None]
+) -> None:
+    if setting.family.experts:
+        record_property("shown", "rounds")
+    plain, heard = _plain(setting, **WAYS[way]), _heard(setting, **WAYS[way])
     assert _close(heard, plain, row=2) if setting.family.experts else _equal(heard, plain, row=2)
     assert not _equal(heard, plain)
-    assert _equal(_plain(setting, **WAYS[way]), plain)  # nothing is remembered
+
+
+@pytest.mark.shows("no memory")
+@pytest.mark.parametrize("way", WAYS)
+def test_a_call_remembers_nothing_of_the_one_before(setting: Any, way: str) -> None:
+    plain, heard = _plain(setting, **WAYS[way]), _heard(setting, **WAYS[way])
+    assert _equal(_plain(setting, **WAYS[way]), plain)
     assert _equal(_heard(setting, **WAYS[way]), heard)
+
+
+@pytest.mark.shows("several pictures")
+def test_a_question_about_several_pictures_hears_and_is_the_bases_without_audio(
+    setting: Any,
+    questions: Callable[..., Any],
+    sounds: Callable[[int, int], Any],
+    record_property: Callable[[str, object], None],
+) -> None:
+    if setting.family.one_each:
+        pytest.skip("the family takes one picture per question")
+    if setting.family.experts:
+        record_property("shown", "rounds")
+    inputs = questions(setting.base, setting.family, (2, 2))
+    starts = inputs["input_ids"] == 88  # before each picture
+    assert starts.sum(1).tolist() == [2, 2]
+    plain, audio = _plain(setting, inputs), sounds(2, 1)
+    with _settings(setting, min_new_tokens=NEW):
+        for silence, gate in ((None, 1.0), (audio, 0.0)):
+            assert _equal(setting.model.generate(inputs, silence, gate, max_new_tokens=NEW), plain)
+        heard = setting.model.generate(inputs, audio, max_new_tokens=NEW)
+    assert not torch.equal(heard.logits[0][0], plain.logits[0][0])
+    assert _close(heard, plain, row=1) if setting.family.experts else _equal(heard, plain, row=1)
 
 
 def test_experts_let_a_row_depend_on_its_neighbours_in_the_base_itself(
@@ -161,6 +218,7 @@ def test_experts_let_a_row_depend_on_its_neighbours_in_the_base_itself(
     assert all(_close(seen[0], other, row=2) for other in seen)
 
 
+@pytest.mark.shows("cached = uncached = static")
 def test_cached_uncached_and_static_decoding_agree_with_audio(setting: Any) -> None:
     cached = _heard(setting, **WAYS["greedy"])
     tolerance = 1e-3 if setting.base.dtype == torch.float32 else 0.1
@@ -174,6 +232,7 @@ def test_cached_uncached_and_static_decoding_agree_with_audio(setting: Any) -> N
         assert bool(same.all()) or setting.base.dtype == torch.bfloat16  # rounding may decide between two words there
 
 
+@pytest.mark.shows("gradients, SHA-256")
 def test_gradients_reach_the_adapter_only_and_the_base_keeps_its_bytes(setting: Any) -> None:
     before = weights_sha256(setting.base)
     inputs = {**setting.inputs, **_decoder(setting)}
@@ -191,15 +250,13 @@ def test_gradients_reach_the_adapter_only_and_the_base_keeps_its_bytes(setting: 
         parameter.data.copy_(value)
 
 
+@pytest.mark.shows("left padding")
 def test_left_padding_does_not_change_an_answer_with_audio(setting: Any, questions: Callable[..., Any]) -> None:
     """The shortest question, alone and padded; where the base itself minds padding, the audio adds nothing to that."""
     inputs = setting.inputs
     pad = int((inputs["attention_mask"][0] == 0).sum())
     assert pad > 0
     alone = questions(setting.base, setting.family, (1,))
-    alone = {
-        name: value.to(setting.base.dtype) if value.is_floating_point() else value for name, value in alone.items()
-    }
     padded = dict(alone)
     for name, fill in (("input_ids", 0), ("attention_mask", 0), ("mm_token_type_ids", 0), ("token_type_ids", 0)):
         if name in alone:
@@ -215,15 +272,13 @@ def test_left_padding_does_not_change_an_answer_with_audio(setting: Any, questio
     assert gap(clip) <= max(10 * gap(None), 1e-4 if setting.base.dtype == torch.float32 else 0.1)
 
 
+@pytest.mark.shows("threads")
 def test_threads_get_their_own_answers(
     setting: Any, questions: Callable[..., Any], sounds: Callable[[int, int], Any]
 ) -> None:
     """Other questions and other audio in each; positions that a base keeps for one of them are wrong for another."""
     model = setting.model
     asked = [questions(setting.base, setting.family, numbers) for numbers in ((1, 2, 1), (2, 1), (1, 1, 1, 1))]
-    for inputs in asked:
-        for name, value in inputs.items():
-            inputs[name] = value.to(setting.base.dtype) if value.is_floating_point() else value
     clips = [None, sounds(2, 1), sounds(4, 2)]
 
     def answer(which: int) -> Any:
@@ -245,6 +300,7 @@ def test_threads_get_their_own_answers(
     assert not model.stack._forward_pre_hooks
 
 
+@pytest.mark.shows("exception")
 def test_an_exception_inside_leaves_no_hook_behind(setting: Any) -> None:
     def fail(*_: Any) -> None:
         raise RuntimeError("out of luck")
@@ -256,9 +312,28 @@ def test_an_exception_inside_leaves_no_hook_behind(setting: Any) -> None:
     finally:
         handle.remove()
     assert not setting.model.stack._forward_pre_hooks
-    assert _equal(setting.model.generate(setting.inputs, max_new_tokens=NEW), _plain(setting, do_sample=False))
+    with _settings(setting, min_new_tokens=NEW):
+        assert _equal(setting.model.generate(setting.inputs, max_new_tokens=NEW), _plain(setting, do_sample=False))
 
 
+@pytest.mark.shows("compiled")
+def test_a_base_that_was_compiled_is_refused_and_never_silently_deaf(setting: Any) -> None:
+    model = setting.model
+    model.stack.compile(backend="eager")
+    try:
+        for audio in (None, setting.audio):
+            with pytest.raises(ModelError, match=r"was compiled with torch\.compile"):
+                model.generate(setting.inputs, audio)
+            with pytest.raises(ModelError, match=r"was compiled with torch\.compile"):
+                _forward(setting, audio)
+        with pytest.raises(ModelError, match=r"was compiled with torch\.compile"):
+            SafeModel(setting.base, None, model.encoder, model.adapter, model.config, model.fit)
+    finally:
+        model.stack._compiled_call_impl = None
+    assert not _equal(model.generate(setting.inputs, setting.audio), model.generate(setting.inputs))
+
+
+@pytest.mark.shows("state known")
 def test_what_a_base_keeps_between_steps_is_known(setting: Any) -> None:
     """A family that starts to store tensors on its modules must be noticed, or threads would mix them up."""
 

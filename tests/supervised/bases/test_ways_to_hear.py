@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -49,10 +50,14 @@ def _compare(setting: Any, first: Any, second: Any, row: int | None = None) -> N
         assert (a - b).abs().max() <= 1e-5 * b.abs().max()
 
 
-def test_a_pass_goes_on_from_a_kept_prefix_or_the_reason_is_named(setting: Any) -> None:
+@pytest.mark.shows("kept prefix")
+def test_a_pass_goes_on_from_a_kept_prefix_or_the_reason_is_named(
+    setting: Any, record_property: Callable[[str, object], None]
+) -> None:
     model, inputs, audio = _model(setting, scope="suffix"), setting.inputs, setting.audio
     plain = model.generate(inputs, max_new_tokens=3)
     if (reason := model.prefix_obstacle) is not None:
+        record_property("shown", "refused")
         assert reason.startswith(NO_PREFIX.get(setting.family.name, CACHE))
         with pytest.raises(ModelError, match=f"cannot keep a prefix: {reason[:20]}"):
             model.keep_prefix(inputs, plain)
@@ -71,9 +76,13 @@ def test_a_pass_goes_on_from_a_kept_prefix_or_the_reason_is_named(setting: Any) 
         assert not torch.allclose(whole.logits[0][:-1], plain.logits[0][:-1])
 
 
-def test_audio_tokens_can_be_inserted_or_the_reason_is_named(setting: Any) -> None:
+@pytest.mark.shows("inserted tokens")
+def test_audio_tokens_can_be_inserted_or_the_reason_is_named(
+    setting: Any, record_property: Callable[[str, object], None]
+) -> None:
     base, inputs, audio = setting.base, setting.inputs, setting.audio
     if (reason := insertion_obstacle(base)) is not None:
+        record_property("shown", "refused")
         expected = NO_TOKENS.get(setting.family.name)
         assert reason.startswith((expected,) if expected else (CACHE, ROPE, TYPES, "its positions count padding"))
         with pytest.raises(ModelError, match=r"takes no inserted audio tokens: .*; use fusion\.injection residual"):
@@ -87,9 +96,11 @@ def test_audio_tokens_can_be_inserted_or_the_reason_is_named(setting: Any) -> No
     _compare(setting, model.generate(inputs, audio, max_new_tokens=3, use_cache=False), heard)
 
 
-def test_layers_hear_or_the_reason_is_named(setting: Any) -> None:
+@pytest.mark.shows("layers")
+def test_layers_hear_or_the_reason_is_named(setting: Any, record_property: Callable[[str, object], None]) -> None:
     inputs, audio = setting.inputs, setting.audio
     if setting.family.name in NARROW:
+        record_property("shown", "refused")
         with pytest.raises(ModelError, match="the layers of the base's text stack are 32 wide, its embeddings 16"):
             _model(setting, layers=(0, 1))
         return

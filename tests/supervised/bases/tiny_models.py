@@ -56,12 +56,17 @@ def image_features(base: Any, pictures: Mapping[str, Tensor]) -> int:
     return sum(part.numel() // part.shape[-1] for part in parts)
 
 
+def in_type(inputs: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return pictures in `dtype`; ids stay integers."""
+    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in inputs.items()}
+
+
 def make_inputs(base: Any, family: Family, numbers: tuple[int, ...] = (1, 2, 1)) -> dict[str, Tensor]:
-    """Return left-padded questions with so many pictures each."""
+    """Return left-padded questions with so many pictures each, in the base's type."""
     lists = family.pictures in (listed, masked)
     if family.one_each or lists:
         numbers = (2 if lists else 1,) * len(numbers)
-    pictures = family.pictures(base.config, sum(numbers))
+    pictures = in_type(family.pictures(base.config, sum(numbers)), base.dtype)
     if lists:
         pictures = {name: value.unflatten(1, (len(numbers), -1))[0] for name, value in pictures.items()}
     tokens = image_features(base, pictures) // sum(numbers)
@@ -101,7 +106,7 @@ def make_setting(family: Family, dtype: str = "float32") -> Setting:
     base = make_base(family)
     inputs = make_inputs(base, family)
     base.to(getattr(torch, dtype))
-    inputs = {name: value.to(base.dtype) if value.is_floating_point() else value for name, value in inputs.items()}
+    inputs = in_type(inputs, base.dtype)
     probe(base, resolve_stack(base), inputs)
     config = ModelConfig(fusion=FusionConfig(residual_scale=2.0), dtype=dtype)
     fit = Fit("", embedding_width(base), embedding_rms(base), "", TOKEN_DIM)
