@@ -64,8 +64,8 @@ class Objective:
             pooled = pooled_states(base, seen, batch.labels)[kept]  # (N, D)
             terms["feature"] = feature_loss(pooled, states.to(pooled.device), retention)
         if self.config.sparsity > 0:
-            adapter, most = self.examples.model.adapter, self.examples.model.config.projector.tokens
-            terms["sparsity"] = adapter.expected_tokens(batch.audio).sum() / (most * max(1, clips))
+            share = self.examples.model.adapter.token_share(batch.audio)
+            terms["sparsity"] = share * (int(batch.audio.present.sum()) / max(1, clips))
         return terms
 
     def _anchored(self, batch: Batch) -> Tensor:
