@@ -16,6 +16,8 @@ class PreprocessConfig:
     """Frames of a video file that stand side by side in a question's picture: 1 to 3."""
     peak: bool = False
     """Scale every clip so that its largest sample is 1 (peak normalisation), in every split."""
+    silence: bool = False
+    """Every clip is silence of its length, in every split: the control that separates audio from further training."""
     gain_db: float = 0.0
     """Augmentation: louder or softer by up to so many decibels; 0: not at all."""
     noise_snr_db: float | None = None

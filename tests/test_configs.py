@@ -14,7 +14,8 @@ from safe_rl.options import parse, to_dict
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RUNS = ("demo", "esc10", "small", "medium", "large", "llava-1.5-7b", "blip2-opt", "blip2-flan-t5")
-SCHEMAS = {f"{name}.yaml": RunConfig for name in RUNS} | {
+BASELINES = ("concatenation", "naive", "silent")
+SCHEMAS = {f"{name}.yaml": RunConfig for name in (*RUNS, *(f"baselines/{name}" for name in BASELINES))} | {
     f"bases/{name}.yaml": BridgeRun for name in ("small", "medium")
 }
 LARGE = ("medium", "large", "llava-1.5-7b", "blip2-opt", "blip2-flan-t5")
@@ -27,7 +28,7 @@ def read(name: str) -> Any:
 
 def test_every_file_has_a_schema() -> None:
     assert {path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*") if path.is_file()} == set(SCHEMAS)
-    assert len(SCHEMAS) == 10
+    assert len(SCHEMAS) == 13
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
@@ -51,6 +52,7 @@ def test_the_others_differ_from_the_demo_in_the_model_and_in_what_follows_from_i
         demo,
         model=run.model,
         stage_a=run.stage_a if name in LARGE else demo.stage_a,
+        data=replace(demo.data, hold_out=10_000 if name in LARGE else 0),
         outcomes=replace(demo.outcomes, batch_size=8),
         threads=4,
         run_dir=f"runs/{name}",
@@ -58,6 +60,18 @@ def test_the_others_differ_from_the_demo_in_the_model_and_in_what_follows_from_i
     assert run == expected
     assert run.model.projector == demo.model.projector
     assert run.model.fusion == replace(demo.model.fusion, scope=run.model.fusion.scope)
+
+
+def test_baselines_differ_from_the_demo_in_what_they_are_named_for() -> None:
+    demo = RunConfig()
+    silent, concatenation, naive = (read(f"baselines/{name}.yaml") for name in ("silent", "concatenation", "naive"))
+    assert silent.data.preprocess.silence
+    assert replace(silent, data=demo.data, run_dir=demo.run_dir) == demo
+    assert concatenation.model.fusion.injection == naive.model.fusion.injection == "tokens"
+    assert replace(concatenation, model=demo.model, run_dir=demo.run_dir) == demo
+    assert naive.stage_a.train_base
+    loss = replace(demo.stage_a.loss, distill=0.0, feature=0.0, fisher=0.0)
+    assert replace(naive.stage_a, train_base=False) == replace(demo.stage_a, loss=loss)
 
 
 @pytest.mark.parametrize("name", LARGE)

@@ -70,7 +70,7 @@ class PreprocessedSamples(Sequence[Sample]):
         try:
             if config.frames > 1 and image is not None and is_video(image):
                 image = side_by_side(read_frames(image, config.frames))  # type: ignore[arg-type]
-            if audio is not None and (config.peak or self.augment):
+            if audio is not None and (config.peak or config.silence or self.augment):
                 audio = self._read(audio)
                 if self.augment:
                     audio = augmented(audio, config, self.epoch, sample.id)
@@ -84,6 +84,7 @@ class PreprocessedSamples(Sequence[Sample]):
         if last is not None and (last[0] is source or (isinstance(source, Path) and last[0] == source)):
             return last[1]
         clip = read_clip(source)
+        clip = silenced(clip) if self.config.silence else clip
         clip = peak_normalised(clip) if self.config.peak else clip
         self._last = source, clip
         return clip
@@ -91,9 +92,14 @@ class PreprocessedSamples(Sequence[Sample]):
 
 def preprocessed(samples: Sequence[Sample], config: PreprocessConfig, augment: bool) -> Sequence[Sample]:
     """Return the samples as the configuration wants them: themselves, where it wants nothing."""
-    if config.frames == 1 and not config.peak and not (augment and config.augments):
+    if config.frames == 1 and not config.peak and not config.silence and not (augment and config.augments):
         return samples
     return PreprocessedSamples(samples, config, augment)
+
+
+def silenced(clip: Waveform) -> Waveform:
+    """Return silence of the clip's length."""
+    return Waveform(np.zeros_like(clip.samples), clip.rate)
 
 
 def peak_normalised(clip: Waveform) -> Waveform:

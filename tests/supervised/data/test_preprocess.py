@@ -37,6 +37,13 @@ def test_by_default_samples_pass_through_untouched() -> None:
     assert preprocessed(samples, ALL, augment=False) is samples
 
 
+def test_silence_has_the_length_of_the_clip_and_reaches_every_split() -> None:
+    found = preprocessed([sample(audio=CLIP)], PreprocessConfig(silence=True, peak=True), augment=False)[0].audio
+    assert isinstance(found, Waveform)
+    assert (found.rate, found.samples.shape, found.samples.dtype) == (CLIP.rate, CLIP.samples.shape, np.float32)
+    assert not found.samples.any()
+
+
 def test_the_peak_becomes_one_and_silence_stays() -> None:
     found = peak_normalised(CLIP)
     assert (np.abs(found.samples).max(), found.samples.dtype, found.rate) == (1.0, np.float32, RATE)
