@@ -62,13 +62,15 @@ def test_adapter_and_table_are_reused(copy: Path, argv: list[str], capsys: pytes
 
 
 def test_speed_and_place_do_not_change_what_a_table_is(copy: Path, argv: list[str]) -> None:
-    assert build_outcomes.main([*argv, "--run_dir", str(copy), "--outcomes.batch_size", "2"]) == 0
+    more = ["--outcomes.batch_size", "2", "--data.on_error", "skip"]
+    assert build_outcomes.main([*argv, "--run_dir", str(copy), *more]) == 0
 
 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
         (["--stage_a.steps", "5"], "stage_a was made with another configuration (stage_a.steps 4 there, 5 here)"),
+        (["--data.hold_out", "1"], "stage_a was made with another configuration (data.hold_out"),
         (["--outcomes.preview", "clap"], "table was made with another configuration (outcomes.preview"),
     ],
 )
