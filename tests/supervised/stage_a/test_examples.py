@@ -24,7 +24,10 @@ from supervised.errors import DataError
 from supervised.losses import IGNORED, task_loss
 from supervised.safe_model import SafeModel
 from supervised.stage_a import examples as stage_a_examples
+from supervised.stage_a.config import StageAConfig
 from supervised.stage_a.examples import CHUNK, Batch, Examples
+from supervised.stage_a.reading import Reader
+from supervised.stage_a.rows import Rows
 
 LOUDER = PreprocessConfig(gain_db=6)
 
@@ -193,6 +196,23 @@ def test_a_set_without_a_manifest_is_streamed_too(
     assert equal(kept.batch([4, 1]), other.batch([4, 1]))
     assert kept.sha256 == other.sha256
     assert other.facts.retention.tolist() == facts_of(lists).retention.tolist()
+
+
+def test_kept_and_streamed_questions_are_drawn_alike_and_read_ahead_alike(
+    llava: SafeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = read_manifest(write(tmp_path, 20))
+    kept = prepared(llava, samples)
+    other = streamed(monkeypatch, llava, samples)
+    config = StageAConfig(batch_size=6)
+    with (
+        Reader(Rows(kept, config), kept.batch) as plain,
+        Reader(Rows(other, config), other.batch, ahead=2) as ahead,
+    ):
+        for _ in range(5):
+            (first, state), (second, later) = next(plain), next(ahead)
+            assert equal(first, second)
+            assert state == later
 
 
 def test_a_part_of_a_batch_is_what_its_rows_would_give(
