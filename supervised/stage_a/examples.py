@@ -102,11 +102,6 @@ class Examples:
         return list(self._broken.values())
 
     @property
-    def audio(self) -> AudioFeatures:
-        """What was heard of all questions, copied; nothing of streamed ones."""
-        return AudioFeatures.concatenate([each.audio for each in self.ready or []])
-
-    @property
     def questions(self) -> Sequence[Sample]:
         """The questions without their media, read when they are asked for if they are streamed."""
         ready = self.ready

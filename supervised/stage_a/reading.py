@@ -72,6 +72,8 @@ class Reader(Generic[T]):
 
     def __next__(self) -> tuple[T, dict[str, Any]]:
         """Return the next batch, and the source's state after its draw; an error in making it is raised here."""
+        if not self._queue:
+            self.state = self.source.get_state()  # it may have been changed since it was rewound
         while len(self._queue) <= self.ahead:
             self._queue.append(self._draw())
         drawn, start = self._queue[0], time.perf_counter()

@@ -4,32 +4,23 @@ import json
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supervised.data.facts import Facts
+from supervised.data.facts import Facts, facts_of
 from supervised.data.mixture import MixtureSampler
+from supervised.data.sample import Sample
 from supervised.stage_a.reading import Reader
 
 
 def facts(count: int = 40) -> Facts:
-    codes = (np.arange(count) % 2).astype(np.int32)
-    return Facts(
-        ("music", "gqa"),
-        codes,
-        codes == 1,
-        np.ones(count, dtype=bool),
-        np.arange(count).astype(np.uint64),
-        np.zeros(count, dtype=np.uint8),
-        ("",),
-        np.zeros(count, dtype=np.int32),
-        np.full(count, np.nan, dtype=np.float32),
-        np.arange(count).astype(np.uint64),
-    )
+    """Every second question needs no audio; all have a clip."""
+    sets = (None, "gqa")
+    return facts_of(Sample(f"music-{i}", "?", ("a",), None, Path("a.wav"), sets[i % 2]) for i in range(count))
 
 
 def sampler() -> MixtureSampler:
@@ -76,6 +67,17 @@ def test_closing_leaves_the_source_where_the_last_batch_left_it() -> None:
     assert source.get_state() == state
 
 
+def with_interruption(reader: Reader[Any]) -> None:
+    """Ask for a batch and be interrupted while it is drawn, then rewind."""
+    draw = reader._draw
+    reader._draw = lambda: (_ for _ in ()).throw(KeyboardInterrupt)  # type: ignore[method-assign,assignment]
+    try:
+        next(reader)
+    finally:
+        reader._draw = draw  # type: ignore[method-assign]
+        reader.rewind()
+
+
 def test_rewinding_draws_anew_what_was_read_ahead() -> None:
     class Source:
         def __init__(self) -> None:
@@ -86,16 +88,19 @@ def test_rewinding_draws_anew_what_was_read_ahead() -> None:
             return [self.first + self.drawn]
 
         def get_state(self) -> dict[str, Any]:
-            return {"drawn": self.drawn}
+            return {"first": self.first, "drawn": self.drawn}
 
         def set_state(self, state: Any) -> None:
-            self.drawn = state["drawn"]
+            self.first, self.drawn = state["first"], state["drawn"]
 
     source = Source()
     with Reader(source, made, number=10, ahead=3) as reader:
         assert batches(reader, 2) == [(10, [1]), (11, [2])]
         reader.rewind()
         source.first = 100
+        with pytest.raises(KeyboardInterrupt):
+            with_interruption(reader)
+        assert source.first == 100  # the change is not rewound
         assert batches(reader, 2) == [(12, [103]), (13, [104])]
 
 
