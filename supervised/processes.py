@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from supervised.differences import differences
 from supervised.errors import ConfigError, ProcessError
@@ -130,6 +130,41 @@ class Processes:
     def any(self, flag: bool) -> bool:
         """Whether `flag` is set on one process at least."""
         return any(self.gather(bool(flag)))
+
+    def by_main(self, work: Callable[[], T]) -> T:
+        """Let the main process alone do something; return its result on all processes.
+
+        Args:
+            work: returns what JSON can say. It must not talk to the other processes.
+
+        Raises:
+            Exception: on the main process what `work` raised, on the others a ProcessError.
+        """
+        told: T | None = None
+        with self.together():
+            told = work() if self.main else None
+        return cast("T", told if self.count == 1 else self.gather(told)[0])
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Leave the block when all processes have done it; where one failed, all of them fail in its place.
+
+        Inside, a process works by itself: no collective method is called.
+
+        Raises:
+            ProcessError: another process failed, or has ended.
+        """
+        if self.count == 1:
+            yield
+            return
+        try:
+            yield
+        except Exception as error:
+            self.gather(" ".join(str(error).split()) or type(error).__name__)
+            raise
+        for rank, told in enumerate(self.gather(None)):
+            if told is not None:
+                raise ProcessError(f"process {rank} of this run ended: {told}")
 
     def wait(self) -> None:
         """Go on when all processes have come here."""

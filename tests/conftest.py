@@ -7,6 +7,9 @@ import os
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: threads only slow such small matrices down
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # before transformers: as the commands do
 
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +41,20 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def launch() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Return a function that runs `accelerate launch` with its words: processes on the CPU that talk over gloo."""
+    config = Path(__file__).parents[1] / "configs" / "accelerate" / "cpu.yaml"
+
+    def run(*words: object, processes: int = 2, config: Path = config) -> subprocess.CompletedProcess[str]:
+        options = ["--config_file", config, "--num_processes", processes, "--main_process_port", 0]
+        command = [sys.executable, "-m", "accelerate.commands.launch", *options, *words]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        return subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, timeout=300)
+
+    return run
 
 
 @pytest.fixture(scope="session")
