@@ -1,38 +1,37 @@
 """Building the outcome table: both passes of the model over every question, part by part, continuing after a kill.
 
-Questions are taken in windows; within a window they are put into batches of one prompt length, so that nothing is
-padded, pictures are encoded once for both passes, and a clip that several questions share is encoded once.
+Processes that were launched together take a part each, turn by turn; the main one alone writes the table.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from envs.answering import Answerer
 from envs.config import OutcomesConfig
 from envs.cost import PROFILE, LatencyProfile
 from envs.flops import FLOPS_SAMPLES, count_flops
 from envs.measure import gate_zero_is_exact, measure
 from envs.outcomes import OutcomeTable
-from envs.passes import BasePass, Passes, UsePass
+from envs.part_rows import PartRows, remove_rows, shares
+from envs.passes import Passes
 from envs.table_format import TABLE_SPLITS, Header
 from envs.table_writer import TableWriter
-from supervised.data.sample import Sample, Waveform
+from supervised.data.sample import Sample
 from supervised.errors import DataError, TableError
+from supervised.processes import Processes
 
 if TYPE_CHECKING:
     from supervised.safe_model import SafeModel
 
 Progress = Callable[[int, int], None]
 """Called with the questions done and the questions in all."""
-WINDOW_BATCHES = 8
-"""Batches whose media are in memory at once; the larger, the fewer batches that are not full."""
 MEASURED_SAMPLES = 32
 _IDENTITY = ("cost_mode", "preview", "preview_bands", "feature_dtype", "max_new_tokens")
 """The part of the configuration that decides what the table says; the rest is speed and care."""
@@ -69,36 +68,65 @@ def build_table(
     questions = _Questions(splits)
     provenance = table_provenance(model, config, questions.sizes, data)
     directory = Path(out_dir)
-    ahead = _first_loaded(model, questions, config, MEASURED_SAMPLES)
-    passes = Passes(model, config, LatencyProfile.free())
-    widths = {name: array.shape[1] for name, array in passes.base(ahead[:1]).features.items()}
-    writer = TableWriter(directory, Header(passes.actions, widths, provenance=provenance, action_tokens=passes.tokens))
-    if writer.finished:
-        return OutcomeTable.open(directory)
-    if writer.position > 0:  # one table, one profile: latencies stay comparable
-        if not (directory / PROFILE).is_file():
-            raise TableError(
-                f"{directory / PROFILE} is missing, but the {writer.position} questions done so far were timed by it; "
-                f"restore it, or delete {directory} to build anew."
+    processes = Processes.current()
+    processes.same(provenance, "what the table is made from")
+    writer: TableWriter | None = None
+    ahead: list[Sample] = []
+
+    def begin() -> dict[str, Any]:
+        nonlocal writer
+        ahead.extend(_first_loaded(model, questions, config, MEASURED_SAMPLES))
+        passes = Passes(model, config, LatencyProfile.free())
+        widths = {name: array.shape[1] for name, array in passes.base(ahead[:1]).features.items()}
+        header = Header(passes.actions, widths, provenance=provenance, action_tokens=passes.tokens)
+        writer = TableWriter(directory, header)
+        known = None if writer.finished else _one_profile(model, ahead, config, writer, profile)
+        return {"position": writer.position, "profile": None if known is None else known.as_json()}
+
+    told = processes.by_main(begin)  # one process measures, while the others do nothing
+    if told["profile"] is not None:
+        passes = Passes(model, config, LatencyProfile(**told["profile"]))
+        origin = hashlib.sha256(json.dumps([provenance, told["profile"]], sort_keys=True).encode()).hexdigest()
+        _Builder(passes, questions, directory, processes, progress).build(told["position"], writer, origin)
+
+    def finish() -> None:
+        assert writer is not None  # the main process opened it
+        if not writer.finished:
+            remove_rows(directory)
+            compared = _first_loaded(model, questions, config, config.exact_samples)
+            writer.finish(
+                provenance={
+                    "gate_zero_bit_exact": gate_zero_is_exact(model, compared, config),
+                    "gate_zero_samples": len(compared),
+                    "flops": count_flops(model, ahead[:FLOPS_SAMPLES], config),
+                    "latency_profile": told["profile"],
+                    "software": {name: version(name) for name in ("torch", "transformers", "numpy")},
+                }
             )
-        profile = LatencyProfile.load(directory / PROFILE)
-    else:
-        profile = profile or measure(model, ahead, config)
-        profile.save(directory / PROFILE)
-    builder = _Builder(Passes(model, config, profile), questions, writer, progress)
-    while writer.position < len(questions):
-        builder.build_part()
-    compared = _first_loaded(model, questions, config, config.exact_samples)
-    writer.finish(
-        provenance={
-            "gate_zero_bit_exact": gate_zero_is_exact(model, compared, config),
-            "gate_zero_samples": len(compared),
-            "flops": count_flops(model, ahead[:FLOPS_SAMPLES], config),
-            "latency_profile": profile.as_json(),
-            "software": {name: version(name) for name in ("torch", "transformers", "numpy")},
-        }
-    )
+
+    processes.by_main(finish)
     return OutcomeTable.open(directory)
+
+
+def _one_profile(
+    model: SafeModel,
+    ahead: list[Sample],
+    config: OutcomesConfig,
+    writer: TableWriter,
+    given: LatencyProfile | None,
+) -> LatencyProfile:
+    """Return the profile that all rows are timed by: one table, one profile, so that latencies stay comparable."""
+    path = writer.directory / PROFILE
+    if writer.position > 0:
+        if not path.is_file():
+            raise TableError(
+                f"{path} is missing, but the {writer.position} questions done so far were timed by it; "
+                f"restore it, or delete {writer.directory} to build anew."
+            )
+        return LatencyProfile.load(path)
+    profile = given or measure(model, ahead, config)
+    profile.save(path)
+    return profile
 
 
 def table_provenance(
@@ -157,115 +185,65 @@ def _first_loaded(model: SafeModel, questions: _Questions, config: OutcomesConfi
     return loaded
 
 
-@dataclass
-class _Rows:
-    """Rows of a part in the making, by their place in it."""
-
-    tensors: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
-    records: dict[int, dict[str, Any]] = field(default_factory=dict)
-
-
 class _Builder:
-    """Writes the next part of a table."""
+    """Answers the questions, each process its share, and writes them into the table, the main process alone."""
 
-    def __init__(self, passes: Passes, questions: _Questions, writer: TableWriter, progress: Progress | None) -> None:
-        self.passes, self.questions, self.writer, self.progress = passes, questions, writer, progress
-        self.config = passes.config
-        self.sets = list(writer.header.retention_sets)
-        self.left_out: list[dict[str, str]] = list(writer.header.provenance.get("left_out", []))
+    def __init__(
+        self,
+        passes: Passes,
+        questions: _Questions,
+        directory: Path,
+        processes: Processes,
+        progress: Progress | None,
+    ) -> None:
+        self.questions, self.directory, self.processes = questions, directory, processes
+        self.answerer = Answerer(passes, questions)
+        self.rows_per_part = passes.config.rows_per_part
+        self.progress = progress if processes.main else None
+        self.told = 0
 
-    def build_part(self) -> None:
-        """Compute and write the rows from the writer's position on."""
-        start = self.writer.position
-        stop = min(start + self.config.rows_per_part, len(self.questions))
-        window = self.config.batch_size * WINDOW_BATCHES
-        rows = _Rows()
-        for first in range(start, stop, window):
-            self._window(range(first, min(first + window, stop)), rows)
-        places = sorted(rows.records)
-        tensors = (
-            {name: np.stack([rows.tensors[place][name] for place in places]) for name in rows.tensors[places[0]]}
-            if places
-            else {}
-        )
-        self.writer.write_part(
-            tensors,
-            [rows.records[place] for place in places],
-            position=stop,
-            provenance={"left_out": self.left_out},
-            retention_sets=self.sets,
-        )
+    def build(self, position: int, writer: TableWriter | None, origin: str) -> None:
+        """Compute and write the rows from `position` on, a part on each process at a time.
 
-    def _window(self, places: range, rows: _Rows) -> None:
-        loaded: dict[int, tuple[int, Sample]] = {}
-        clips: dict[object, tuple[object, Waveform]] = {}
-        for place in places:
-            sample_id = f"question {place}"
-            try:
-                code, sample = self.questions[place]
-                sample_id = sample.id
-                loaded[place] = (code, self.passes.load(sample, clips))
-            except DataError as error:
-                if self.config.on_error == "stop":
-                    raise
-                self.left_out.append({"id": sample_id, "reason": str(error)})
-        encoded: dict[int, Any] = {}
-        done = places.start + len(places) - len(loaded)
-        for batch in self._batches(loaded):
-            samples = [loaded[place][1] for place in batch]
-            audio = self.passes.encode(samples, encoded)
-            base = self.passes.base(samples, audio)
-            uses = self.passes.uses(base, audio)
-            for row, place in enumerate(batch):
-                rows.tensors[place], rows.records[place] = self._row(base, uses, row, loaded[place][0])
-            done += len(batch)
-            if self.progress is not None:
-                self.progress(done, len(self.questions))
+        Args:
+            position: the first question that is not in the table.
+            writer: of the table, on the main process.
+            origin: what the rows are computed from, as a hash.
+        """
+        processes, total = self.processes, len(self.questions)
+        while position < total:
+            parts = shares(position, total, processes.count, self.rows_per_part, self.answerer.window)
+            mine = parts[processes.rank]
 
-    def _batches(self, loaded: Mapping[int, tuple[int, Sample]]) -> Iterator[list[int]]:
-        """Yield places in batches of one prompt length (pictures of one size give prompts of one length)."""
-        buckets: dict[tuple[Any, ...], list[int]] = {}
-        tokenizer = self.passes.model.processor.tokenizer
-        places = list(loaded)
-        if not places:
-            return
-        questions = tokenizer([loaded[place][1].question for place in places], add_special_tokens=False)["input_ids"]
-        for place, ids in zip(places, questions, strict=True):
-            image = loaded[place][1].image
-            size = getattr(image, "size", None)
-            buckets.setdefault((len(ids), size), []).append(place)
-        for bucket in buckets.values():
-            for first in range(0, len(bucket), self.config.batch_size):
-                yield bucket[first : first + self.config.batch_size]
+            def tell(done: int, start: int = position, stop: int = parts[-1].stop) -> None:
+                self._tell(min(start + done * processes.count, stop))  # as if the others were as far as this one
 
-    def _row(
-        self, base: BasePass, uses: Sequence[UsePass], row: int, code: int
-    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        sample = base.samples[row]
-        outcomes: list[BasePass | UsePass] = [base, *uses]
-        if sample.retention_set is not None and sample.retention_set not in self.sets:
-            self.sets.append(sample.retention_set)
-        tensors = {name: values[row] for name, values in base.features.items()}
-        tensors |= {
-            "score": np.array([outcome.score[row] for outcome in outcomes], dtype=np.float32),
-            "latency_ms": np.array([outcome.latency_ms[row] for outcome in outcomes], dtype=np.float32),
-            "retention_set": np.array(
-                -1 if sample.retention_set is None else self.sets.index(sample.retention_set), dtype=np.int16
-            ),
-            "group": np.array(group_id(sample), dtype=np.int64),
-            "split": np.array(code, dtype=np.uint8),
-        }
-        record = {
-            "id": sample.id,
-            "question": sample.question,
-            "answers": list(sample.answers),
-            "type": sample.type,
-            "predictions": [outcome.answers[row] for outcome in outcomes],
-        }
-        return tensors, record
+            with processes.together():
+                rows = PartRows.load(self.directory, mine, origin) or self.answerer.rows(mine, tell)
+                if processes.count > 1 and mine:
+                    rows.save(self.directory, mine, origin)
+            with processes.together():
+                if writer is not None:
+                    self._write(parts, {mine: rows}, writer, origin)
+            position = parts[-1].stop
+            self._tell(position)
 
+    def _write(self, parts: Sequence[range], own: Mapping[range, PartRows], writer: TableWriter, origin: str) -> None:
+        for places in filter(None, parts):
+            rows = own.get(places) or PartRows.load(self.directory, places, origin)
+            if rows is None:
+                raise TableError(
+                    f"{self.directory} lacks the rows that another process wrote for questions {places.start} to "
+                    f"{places.stop - 1}; all processes need the same run_dir, on a file system that they share."
+                )
+            tensors, sets = rows.joined(writer.header.retention_sets)
+            left_out = [*writer.header.provenance.get("left_out", []), *rows.left_out]
+            writer.write_part(
+                tensors, rows.records, position=places.stop, provenance={"left_out": left_out}, retention_sets=sets
+            )
+            remove_rows(self.directory, places)
 
-def group_id(sample: Sample) -> int:
-    """Return the cluster of a sample as a number >= 0; a sample without a group is its own."""
-    digest = hashlib.blake2b((sample.group or f"id:{sample.id}").encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
+    def _tell(self, done: int) -> None:
+        if self.progress is not None and done > self.told:
+            self.told = done
+            self.progress(done, len(self.questions))

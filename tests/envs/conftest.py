@@ -111,3 +111,27 @@ def many_samples(tiny_samples: list[Sample]) -> list[Sample]:
         for turn in range(5)
         for sample in tiny_samples
     ]
+
+
+@pytest.fixture
+def sixty(many_samples: list[Sample], tmp_path: Path) -> Path:
+    """A manifest on disk: `many_samples` twice."""
+    from dataclasses import replace
+
+    import soundfile
+
+    from supervised.data.manifest import write_manifest
+    from supervised.data.sample import Waveform
+
+    samples: list[Sample] = []
+    for sample in many_samples * 2:
+        name = f"{sample.id}-{len(samples)}"
+        image, audio = tmp_path / f"{name}.png", None
+        assert sample.image is not None
+        sample.image.save(image)  # type: ignore[union-attr]
+        if isinstance(sample.audio, Waveform):
+            audio = tmp_path / f"{name}.flac"
+            soundfile.write(audio, sample.audio.samples, sample.audio.rate)
+        samples.append(replace(sample, id=name, image=image, audio=audio))
+    write_manifest(tmp_path / "manifest.jsonl", samples)
+    return tmp_path / "manifest.jsonl"

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from envs.answering import group_id
 from envs.audio_gate import AudioGateEnv
-from envs.build import build_table, group_id
+from envs.build import build_table
 from envs.config import OutcomesConfig
 from envs.cost import PROFILE, LatencyProfile
 from envs.flops import FLOPS_SAMPLES

@@ -8,19 +8,16 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
 
 from envs.build import build_table
 from envs.config import OutcomesConfig
 from envs.cost import LatencyProfile
-from supervised.data.manifest import read_manifest, write_manifest
-from supervised.data.sample import Sample, Waveform
+from supervised.data.manifest import read_manifest
 
 CONFIG = OutcomesConfig(batch_size=2, rows_per_part=3, exact_samples=2)
 BUILD = """
@@ -38,25 +35,9 @@ build_table(model, {"train": read_manifest(Path(sys.argv[2]))}, config, sys.argv
 """
 
 
-@pytest.fixture
-def manifest(many_samples: list[Sample], tmp_path: Path) -> Path:
-    samples: list[Sample] = []
-    for sample in many_samples * 2:
-        name = f"{sample.id}-{len(samples)}"
-        image, audio = tmp_path / f"{name}.png", None
-        assert sample.image is not None
-        sample.image.save(image)  # type: ignore[union-attr]
-        if isinstance(sample.audio, Waveform):
-            audio = tmp_path / f"{name}.flac"
-            soundfile.write(audio, sample.audio.samples, sample.audio.rate)
-        samples.append(replace(sample, id=name, image=image, audio=audio))
-    write_manifest(tmp_path / "manifest.jsonl", samples)
-    return tmp_path / "manifest.jsonl"
-
-
 @pytest.mark.slow
 def test_a_killed_build_goes_on_and_the_table_is_that_of_an_unbroken_one(
-    tiny_model: Any, manifest: Path, tmp_path: Path
+    tiny_model: Any, sixty: Path, tmp_path: Path
 ) -> None:
     profile = LatencyProfile(1.0, 2.0, 0.5, 3.0, 0.25, 1.5, 20.0, 12.0, 0.125, 20.0, 4.0, 0.25)
     profile.save(tmp_path / "profile.json")
@@ -67,7 +48,7 @@ def test_a_killed_build_goes_on_and_the_table_is_that_of_an_unbroken_one(
         header = folder / "table.json"
         return len(json.loads(header.read_text())["parts"]) if header.exists() else 0
 
-    arguments = [tmp_path / "adapter", manifest, folder, tmp_path / "profile.json"]
+    arguments = [tmp_path / "adapter", sixty, folder, tmp_path / "profile.json"]
     process = subprocess.Popen(
         [sys.executable, "-c", BUILD, *map(str, arguments)], env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
@@ -77,7 +58,7 @@ def test_a_killed_build_goes_on_and_the_table_is_that_of_an_unbroken_one(
     assert process.wait() == -signal.SIGKILL
     assert 3 <= parts() < 20
 
-    samples = {"train": read_manifest(manifest)}
+    samples = {"train": read_manifest(sixty)}
     done: list[int] = []
     table = build_table(tiny_model, samples, CONFIG, folder, lambda count, _: done.append(count), profile=profile)
     assert done[0] > 9  # three parts of three rows were not built again
