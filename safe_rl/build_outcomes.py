@@ -23,6 +23,7 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__,
         folder=lambda config: config.run_dir,
         advice=Advice(memory="a smaller --stage_a.batch_size or --outcomes.batch_size"),
+        shared=True,
     )
 
 
@@ -30,12 +31,13 @@ def build_outcomes(config: RunConfig) -> None:
     """Build the run's table, or go on building it; a finished one is verified and left as it is."""
     from safe_rl.pipeline import check_inputs, open_table
     from safe_rl.run_folder import RunFolder
+    from supervised.processes import Processes
 
     if config.table is not None:
         raise ConfigError(f"table: {config.table} is given, but this command builds one; leave --table out.")
     check_inputs(config)
     with RunFolder(config.run_dir) as folder:
-        folder.begin(config, "build_outcomes", [config.data.seed])
+        Processes.current().by_main(lambda: folder.begin(config, "build_outcomes", [config.data.seed]))
         table = open_table(config, folder)
         folder.finish()
     rows = ", ".join(f"{name} {count}" for name, count in table.splits.items())

@@ -11,17 +11,21 @@ import errno
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from types import FrameType
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from supervised.errors import ConfigError, SafeError
+from supervised.errors import ConfigError, ProcessError, SafeError
+from supervised.processes import Processes, main_by_launcher
 
 Config = TypeVar("Config")
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+LAST_WORD_SECONDS = 20.0
 
 QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
@@ -60,6 +64,7 @@ def run(
     description: str,
     folder: Callable[[Config], str],
     advice: Advice = PIPELINE,
+    shared: bool = False,
 ) -> int:
     """Parse `argv`, do the work, and return the exit code.
 
@@ -71,22 +76,30 @@ def run(
         description: what `--help` opens with.
         folder: where the command keeps what is finished, for the line that an interruption prints.
         advice: how to go on after an interruption, a full disk or too little memory.
+        shared: whether the processes of one `accelerate launch` share the work; of another command only one is run.
     """
     for variable, value in QUIET.items():
         os.environ.setdefault(variable, value)
-    with _interruptible() as interruption:
-        kept = ""
+    with _interruptible() as interruption, _one_voice():
+        kept, processes = "", None
         try:
             config = _parse(config_type, argv, name, description)
             kept = folder(config)
+            processes = _processes(config, name, shared)
             work(config)
+            processes.close()
         except SystemExit as error:  # --help and --print_config
             return int(error.code or 0)
         except BaseException as error:
             # A signal during an import may surface as some other exception, so the signal counts, not the type.
             if interruption.number is not None or isinstance(error, KeyboardInterrupt):
+                if not main_by_launcher():
+                    return 128 + (interruption.number or 2)
                 told = f" {_kept(kept, advice)}." if kept else ""
                 return _say(f"Interrupted.{told}", 128 + (interruption.number or 2))
+            if not main_by_launcher() and (processes is None or isinstance(error, ProcessError)):
+                _leave_the_word()
+                return 1
             line = explain(error, kept, advice)
             if line is None:
                 raise
@@ -181,6 +194,39 @@ def _interruptible() -> Iterator[_Interruption]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _one_voice() -> Iterator[None]:
+    """Let only the main process of a launch print results; errors go to stderr, which stays open."""
+    if main_by_launcher():
+        yield
+        return
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        yield
+
+
+def _leave_the_word() -> None:
+    """Wait while the main process says what all of them found: the launcher ends it when another one has failed."""
+    with suppress(KeyboardInterrupt):
+        time.sleep(LAST_WORD_SECONDS)
+
+
+def _processes(config: Any, name: str, shared: bool) -> Processes:
+    """Return the processes of the run, all of the same configuration.
+
+    Raises:
+        ConfigError: there are several, and the command is one process's work.
+    """
+    from safe_rl.options import to_dict
+
+    processes = Processes.current()
+    if processes.count > 1 and not shared:
+        raise ConfigError(
+            f"{name} is the work of one process; start it as python -m safe_rl.{name}, without a launcher."
+        )
+    processes.same(to_dict(config), "configuration")
+    return processes
 
 
 def _parse(config_type: type[Config], argv: list[str] | None, name: str, description: str) -> Config:

@@ -16,8 +16,9 @@ from safe_rl.determinism import prepare
 from safe_rl.options import existing_folder, to_dict
 from safe_rl.run_folder import RunFolder
 from supervised.demo import BASE, ENCODER
-from supervised.errors import CheckpointError, ConfigError, TableError
+from supervised.errors import CheckpointError, ConfigError, SafeError, TableError
 from supervised.files import sha256_file
+from supervised.processes import Processes
 from supervised.stage_a.config import StageAConfig
 
 if TYPE_CHECKING:
@@ -36,7 +37,12 @@ def check_inputs(config: RunConfig) -> None:
         ConfigError: a file or folder of the configuration does not exist, or a token budget is above the tokens.
         CheckpointError: the run folder holds the adapter of another configuration.
         TableError: the run folder holds the table of another configuration.
+        ProcessError: the main process found one of these, and this is another one.
     """
+    Processes.current().by_main(lambda: _check_inputs(config))
+
+
+def _check_inputs(config: RunConfig) -> None:
     if config.table is not None:
         existing_folder(
             config.table, "table", "give the folder of an outcome table, or leave --table out to build one."
@@ -72,14 +78,19 @@ def ensure_adapter(config: RunConfig, folder: RunFolder) -> Path:
         CheckpointError: the run folder holds the adapter of another configuration, or a changed one.
     """
     stage_a = folder.path / "stage_a"
-    artefact = claim(stage_a, _adapter_origin(config), CheckpointError)
     adapter = stage_a / "adapter"
+    artefact = _claimed(stage_a, _adapter_origin(config), CheckpointError)
+
+    def check(facts: dict[str, Any]) -> None:
+        if not adapter.is_dir() or folder_sha256(adapter) != facts["adapter_sha256"]:
+            raise CheckpointError(f"{adapter} was changed after Stage A finished; restore it, or delete {stage_a}.")
+
     if artefact.finished is None:
-        _train_adapter(config, artefact)
-    elif not adapter.is_dir() or folder_sha256(adapter) != artefact.finished["adapter_sha256"]:
-        raise CheckpointError(f"{adapter} was changed after Stage A finished; restore it, or delete {stage_a}.")
-    assert artefact.finished is not None  # finished now, or before
-    folder.note(adapter=artefact.finished["adapter_sha256"])
+        facts = _train_adapter(config, artefact)
+    else:
+        facts = artefact.finished
+        Processes.current().by_main(lambda: check(facts))
+    folder.note(adapter=facts["adapter_sha256"])
     return adapter
 
 
@@ -91,11 +102,18 @@ def ensure_table(config: RunConfig, folder: RunFolder) -> Path:
     """
     adapter = ensure_adapter(config, folder)
     place = folder.path / "table"
-    artefact = claim(place, _table_origin(config) | {"adapter_sha256": folder_sha256(adapter)}, TableError)
+    header = place / "table.json"
+    artefact = _claimed(place, _table_origin(config) | {"adapter_sha256": folder_sha256(adapter)}, TableError)
+
+    def check(facts: dict[str, Any]) -> None:
+        if not header.is_file() or sha256_file(header) != facts["table_sha256"]:
+            raise TableError(f"{place} was changed after it was built; restore it, or delete it to build it again.")
+
     if artefact.finished is None:
         _build_table(config, adapter, artefact)
-    elif not (place / "table.json").is_file() or sha256_file(place / "table.json") != artefact.finished["table_sha256"]:
-        raise TableError(f"{place} was changed after it was built; restore it, or delete it to build it again.")
+    else:
+        facts = artefact.finished
+        Processes.current().by_main(lambda: check(facts))
     return place
 
 
@@ -113,38 +131,61 @@ def trained_model(config: RunConfig, adapter: Path) -> SafeModel:
     )
 
 
-def _train_adapter(config: RunConfig, artefact: Artefact) -> None:
+def _claimed(folder: Path, made_from: dict[str, Any], error: type[SafeError]) -> Artefact:
+    """Let the main process claim a folder; the others only know what it found."""
+    claimed: list[Artefact] = []
+
+    def claim_it() -> dict[str, Any] | None:
+        claimed.append(claim(folder, made_from, error))
+        return claimed[0].finished
+
+    finished = Processes.current().by_main(claim_it)
+    return claimed[0] if claimed else Artefact(folder, made_from, finished)
+
+
+def _train_adapter(config: RunConfig, artefact: Artefact) -> dict[str, Any]:
+    """Train the adapter on all processes; return what is noted about it."""
     from supervised.data.source import open_split
     from supervised.safe_model import SafeModel
     from supervised.stage_a.training import train_stage_a
 
+    processes = Processes.current()
     print(f"Stage A: training the adapter in {artefact.folder}")
     prepare(config.stage_a.seed, config.threads)
     train, validation = (open_split(config.data, split) for split in ("adapter", "validation"))
     model = SafeModel.attach(config.model)
-    show = sys.stderr.isatty()  # bars in a log file are noise
+    show = processes.main and sys.stderr.isatty()  # bars in a log file are noise
     settings = _stage_a(config)
     on_error = config.data.on_error
     result = train_stage_a(model, train, validation, settings, artefact.folder, True, show, on_error)
-    figures = {name: value for name, value in to_dict(result).items() if name != "adapter"}
-    artefact.finish({"adapter_sha256": folder_sha256(result.adapter), "result": figures})
+
+    def finish() -> dict[str, Any]:
+        figures = {name: value for name, value in to_dict(result).items() if name != "adapter"}
+        facts = {"adapter_sha256": folder_sha256(result.adapter), "result": figures}
+        artefact.finish(facts)
+        return facts
+
+    facts = processes.by_main(finish)
     print(
         f"Stage A: audio accuracy {100 * result.audio_accuracy:.1f} % (base {100 * result.base_audio_accuracy:.1f} %), "
         f"retention {100 * result.retention_score:.1f} % (base {100 * result.base_retention_score:.1f} %)"
     )
+    return facts
 
 
 def _build_table(config: RunConfig, adapter: Path, artefact: Artefact) -> None:
+    """Build the table on all processes."""
     from tqdm import tqdm
 
     from envs.build import build_table
     from supervised.data.source import open_split
 
+    processes = Processes.current()
     print(f"Outcome table: asking every question with and without audio into {artefact.folder}")
     prepare(config.data.seed, config.threads)
     model = trained_model(config, adapter)
     splits = {split: open_split(config.data, split) for split in TABLE_SPLITS}
-    with tqdm(desc="table", unit="question", disable=None) as bar:
+    with tqdm(desc="table", unit="question", disable=None if processes.main else True) as bar:
 
         def progress(done: int, total: int) -> None:
             bar.total = total
@@ -153,7 +194,7 @@ def _build_table(config: RunConfig, adapter: Path, artefact: Artefact) -> None:
         table = build_table(model, splits, config.outcomes, artefact.folder, progress, data=_data_origin(config))
     if left_out := table.provenance.get("left_out"):
         print(f"Questions left out: {len(left_out)}; table.json says which and why (provenance.left_out).")
-    artefact.finish({"table_sha256": table.fingerprint})
+    processes.by_main(lambda: artefact.finish({"table_sha256": table.fingerprint}))
 
 
 def _data_origin(config: RunConfig) -> dict[str, Any]:

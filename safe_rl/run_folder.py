@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from safe_rl.options import to_dict, to_yaml
 from supervised.errors import ConfigError
 from supervised.files import write_json, write_text
+from supervised.processes import Processes
 
 if TYPE_CHECKING:
     from supervised.events import EventWriter
@@ -35,6 +36,7 @@ PACKAGES = (
     "safe-rl-audio",
     "torch",
     "transformers",
+    "accelerate",
     "gymnasium",
     "stable-baselines3",
     "optuna",
@@ -48,10 +50,14 @@ OWNER = "train_policy"
 
 
 class RunFolder:
-    """A run's folder, open for writing; a context manager that closes the event file."""
+    """A run's folder, open for writing; a context manager that closes the event file.
+
+    Where processes share the run, only the main one writes; on the others, nothing happens.
+    """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        self._writes = Processes.current().main
         self._events: dict[str, EventWriter] = {}
         self._facts: dict[str, Any] = {}
 
@@ -61,6 +67,8 @@ class RunFolder:
         Raises:
             ConfigError: the path is taken by a file.
         """
+        if not self._writes:
+            return
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"run_dir: {self.path} is a file; give a folder.")
         text = to_yaml(config)
@@ -90,6 +98,8 @@ class RunFolder:
 
     def note(self, **hashes: str) -> None:
         """Add hashes of what the run is built on to `run.json`."""
+        if not self._writes:
+            return
         self._facts["hashes"] |= hashes
         write_json(self.path / "run.json", self._facts)
 
@@ -101,6 +111,8 @@ class RunFolder:
             values: scalars by name, such as `train/loss`.
             part: what of the run reports, such as `stage_a` or `seed-0`.
         """
+        if not self._writes:
+            return
         line: dict[str, Any] = {"time": round(time.time(), 3), "part": part, "step": step}
         line |= {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
         with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
@@ -109,6 +121,8 @@ class RunFolder:
 
     def rewind(self, part: str, step: int) -> None:
         """Forget what `part` recorded after `step`: it goes on from there, and nothing shall stand twice."""
+        if not self._writes:
+            return
         path = self.path / "metrics.jsonl"
         if path.exists():
             lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _whole(line)]
@@ -119,6 +133,8 @@ class RunFolder:
 
     def finish(self, metrics: Mapping[str, Any] | None = None) -> None:
         """Write `metrics.json`, if there are final figures, and the time of the end into `run.json`."""
+        if not self._writes:
+            return
         if metrics is not None:
             write_json(self.path / "metrics.json", metrics)
         self._facts["finished"] = _now()

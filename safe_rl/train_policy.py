@@ -26,7 +26,13 @@ if TYPE_CHECKING:
 def main(argv: list[str] | None = None) -> int:
     """Run `python -m safe_rl.train_policy`; return the exit code."""
     return run(
-        train_policy, RunConfig, argv, name="train_policy", description=__doc__, folder=lambda config: config.run_dir
+        train_policy,
+        RunConfig,
+        argv,
+        name="train_policy",
+        description=__doc__,
+        folder=lambda config: config.run_dir,
+        shared=True,
     )
 
 
@@ -35,14 +41,18 @@ def train_policy(config: RunConfig) -> None:
     from safe_rl.pipeline import check_inputs, open_table
     from safe_rl.run_folder import RunFolder
     from safe_rl.training import check_policies, check_splits, claim_policies, short_curriculum
+    from supervised.processes import Processes
 
-    folder = RunFolder(config.run_dir)
+    processes, folder = Processes.current(), RunFolder(config.run_dir)
     seeds = list(range(config.seeds))
     check_inputs(config)
-    check_policies(folder.path / "policies", config)
+    processes.by_main(lambda: check_policies(folder.path / "policies", config))
     with folder:
-        folder.begin(config, "train_policy", seeds)
+        processes.by_main(lambda: folder.begin(config, "train_policy", seeds))
         table = open_table(config, folder)
+        processes.close()
+        if not processes.main:
+            return  # policies are so small that one process trains them
         check_splits(table)
         artefact = claim_policies(folder.path / "policies", config, table)
         decisions, chances, warnings = _train_seeds(config, table, folder, seeds)

@@ -22,6 +22,7 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__,
         folder=lambda config: config.run_dir,
         advice=Advice(memory="a smaller --stage_a.batch_size"),
+        shared=True,
     )
 
 
@@ -29,10 +30,11 @@ def train_stage_a(config: RunConfig) -> None:
     """Train the run's adapter, or go on training it; a finished one is left as it is."""
     from safe_rl.pipeline import check_inputs, ensure_adapter
     from safe_rl.run_folder import RunFolder
+    from supervised.processes import Processes
 
     check_inputs(config)
     with RunFolder(config.run_dir) as folder:
-        folder.begin(config, "train_stage_a", [config.stage_a.seed])
+        Processes.current().by_main(lambda: folder.begin(config, "train_stage_a", [config.stage_a.seed]))
         adapter = ensure_adapter(config, folder)
         folder.finish()
     print(f"Adapter: {adapter}")

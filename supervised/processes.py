@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+"""Where launchers say how many processes there are."""
 PATIENCE = timedelta(hours=12)
 """How long a process waits for another one that is busy; a launcher ends those that wait for one that failed."""
 
@@ -192,14 +194,22 @@ class Processes:
         return cls(state.process_index, state.num_processes, state.local_process_index)
 
 
+def main_by_launcher() -> bool:
+    """Whether this is the main process, told by the launcher's environment before the processes know each other."""
+    return _launched_count() == 1 or int(os.environ.get("RANK") or 0) == 0
+
+
+def _launched_count() -> int:
+    return max(int(os.environ.get(name) or 1) for name in SIZES)
+
+
 def _launched() -> bool:
     """Whether a launcher started this process as one of several.
 
     Raises:
         ConfigError: it should have, and did not.
     """
-    sizes = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-    count = max(int(os.environ.get(name) or 1) for name in sizes)
+    count = _launched_count()
     if count == 1 and "LOCAL_RANK" not in os.environ and {"ACCELERATE_USE_CPU", "MASTER_PORT"} <= set(os.environ):
         raise ConfigError(
             "accelerate launch was asked for several processes on the CPU, but starts a single one without MPI; "
