@@ -147,13 +147,16 @@ def _train_adapter(config: RunConfig, artefact: Artefact) -> dict[str, Any]:
     """Train the adapter on all processes; return what is noted about it."""
     from supervised.data.source import open_split
     from supervised.safe_model import SafeModel
+    from supervised.sharding import attach_sharded, sharding_is_wanted
     from supervised.stage_a.training import train_stage_a
 
     processes = Processes.current()
     print(f"Stage A: training the adapter in {artefact.folder}")
     prepare(config.stage_a.seed, config.threads)
     train, validation = (open_split(config.data, split) for split in ("adapter", "validation"))
-    model = SafeModel.attach(config.model)
+    if sharded := sharding_is_wanted():
+        _check_sharding(config)
+    model = attach_sharded(config.model) if sharded else SafeModel.attach(config.model)
     show = processes.main and sys.stderr.isatty()  # bars in a log file are noise
     settings = _stage_a(config)
     on_error = config.data.on_error
@@ -171,6 +174,12 @@ def _train_adapter(config: RunConfig, artefact: Artefact) -> dict[str, Any]:
         f"retention {100 * result.retention_score:.1f} % (base {100 * result.base_retention_score:.1f} %)"
     )
     return facts
+
+
+def _check_sharding(config: RunConfig) -> None:
+    """Refuse to spread a base that is trained itself: its layers would need gradients that nobody collects."""
+    if config.stage_a.baseline == "naive":
+        raise ConfigError("stage_a.baseline naive trains the base, which FSDP spreads here; launch it without FSDP.")
 
 
 def _build_table(config: RunConfig, adapter: Path, artefact: Artefact) -> None:
