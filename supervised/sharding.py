@@ -2,8 +2,8 @@
 
 A sharded layer is put together when it computes and taken apart afterwards; nothing else about the model changes, and
 its numbers are, bit for bit, those of the whole base. Only layers are spread: word embeddings, head and adapter are
-whole on every process. As all processes give their share to every pass, they must make the same number of passes of the base; in
-`generate`, transformers sees to it that they take the same number of steps.
+whole on every process. As all processes give their share to every pass, they must make the same number of passes of
+the base; in `generate`, transformers sees to it that they take the same number of steps.
 """
 
 from __future__ import annotations
