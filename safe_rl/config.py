@@ -17,7 +17,7 @@ from agents.config import (
 )
 from envs.config import OutcomesConfig, RewardConfig
 from safe_rl.tuning.config import TuneConfig
-from supervised.config import BridgeConfig, DataConfig, ModelConfig
+from supervised.config import BridgeConfig, DataConfig, ModelConfig, check_choice
 from supervised.demo.config import PretrainConfig
 from supervised.diagnostics.config import EvaluateConfig
 from supervised.errors import ConfigError
@@ -81,6 +81,8 @@ class RunConfig:
     """Outcome table to learn from (format v1); null: that of the run, built when it is missing."""
     threads: int = 1
     """CPU threads of the model's passes; the demo's model is so small that more would wait for each other."""
+    tracker: Literal["none", "tensorboard", "wandb"] = "tensorboard"
+    """Where figures go beside metrics.jsonl; wandb: Weights & Biases, an extra package."""
     resume: bool = False
     """Go on with the run in run_dir, also with more seeds than it had."""
 
@@ -88,6 +90,7 @@ class RunConfig:
         for name, example in (("total_timesteps", 100_000), ("seeds", 5), ("threads", 2)):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}; use e.g. {example}.")
+        check_choice("tracker", self.tracker, ("none", "tensorboard", "wandb"))
         for name in ("run_dir", "table"):
             if getattr(self, name) == "":
                 raise ConfigError(f"{name} is empty; give the path of a folder or leave it out.")

@@ -20,6 +20,7 @@ from supervised.errors import CheckpointError, ConfigError, SafeError, TableErro
 from supervised.files import sha256_file
 from supervised.processes import Processes
 from supervised.stage_a.config import StageAConfig
+from supervised.trackers import require_tracker
 
 if TYPE_CHECKING:
     from envs.outcomes import OutcomeTable
@@ -43,6 +44,7 @@ def check_inputs(config: RunConfig) -> None:
 
 
 def _check_inputs(config: RunConfig) -> None:
+    require_tracker(config.tracker)
     if config.table is not None:
         existing_folder(
             config.table, "table", "give the folder of an outcome table, or leave --table out to build one."

@@ -4,7 +4,7 @@ config.yaml     the complete resolved configuration of the run; `--config` reads
 config-*.yaml   that of each command that added to the run, such as certify
 run.json        command, configuration, versions, seeds, hashes, machine; earlier commands in the folder are kept in it
 metrics.jsonl   one line a record while the run goes on
-tensorboard/    the same records as events
+tensorboard/    the same records as events, or wandb/ for Weights & Biases (`tracker`)
 metrics.json    the final figures
 """
 
@@ -30,7 +30,7 @@ from supervised.files import write_json, write_text
 from supervised.processes import Processes
 
 if TYPE_CHECKING:
-    from supervised.events import EventWriter
+    from supervised.trackers import Tracker
 
 PACKAGES = (
     "safe-rl-audio",
@@ -50,7 +50,7 @@ OWNER = "train_policy"
 
 
 class RunFolder:
-    """A run's folder, open for writing; a context manager that closes the event file.
+    """A run's folder, open for writing; a context manager that closes the trackers.
 
     Where processes share the run, only the main one writes; on the others, nothing happens.
     """
@@ -58,7 +58,8 @@ class RunFolder:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self._writes = Processes.current().main
-        self._events: dict[str, EventWriter] = {}
+        self._trackers: dict[str, Tracker] = {}
+        self._tracker = "tensorboard"
         self._facts: dict[str, Any] = {}
 
     def begin(self, config: Any, verb: str, seeds: list[int]) -> None:
@@ -72,6 +73,7 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"run_dir: {self.path} is a file; give a folder.")
         text = to_yaml(config)
+        self._tracker = to_dict(config).get("tracker", self._tracker)
         earlier = self._earlier()
         file = _config_file(verb, earlier)
         write_text(self.path / file, text)
@@ -104,7 +106,7 @@ class RunFolder:
         write_json(self.path / "run.json", self._facts)
 
     def record(self, step: int, values: Mapping[str, float], part: str = "") -> None:
-        """Append one line to `metrics.jsonl` and the same scalars to TensorBoard.
+        """Append one line to `metrics.jsonl` and give the same scalars to the tracker.
 
         Args:
             step: the step of the part that the values belong to.
@@ -128,7 +130,7 @@ class RunFolder:
             lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _whole(line)]
             kept = [line for line in lines if not ((told := json.loads(line))["part"] == part and told["step"] > step)]
             write_text(path, "".join(f"{line}\n" for line in kept))
-        if (self.path / "tensorboard" / part).exists():
+        if (self.path / self._tracker / part).exists():
             self._writer(part, purge_step=step + 1)
 
     def finish(self, metrics: Mapping[str, Any] | None = None) -> None:
@@ -141,9 +143,9 @@ class RunFolder:
         write_json(self.path / "run.json", self._facts)
 
     def close(self) -> None:
-        """Close the event files."""
-        while self._events:
-            self._events.popitem()[1].close()
+        """Close the trackers."""
+        while self._trackers:
+            self._trackers.popitem()[1].close()
 
     def __enter__(self) -> RunFolder:
         return self
@@ -157,12 +159,12 @@ class RunFolder:
             if error is None:  # else the first error is the one to report
                 raise
 
-    def _writer(self, part: str, purge_step: int | None = None) -> EventWriter:
-        if part not in self._events:
-            from supervised.events import EventWriter
+    def _writer(self, part: str, purge_step: int | None = None) -> Tracker:
+        if part not in self._trackers:
+            from supervised.trackers import open_tracker
 
-            self._events[part] = EventWriter(self.path / "tensorboard" / part, purge_step)
-        return self._events[part]
+            self._trackers[part] = open_tracker(self._tracker, self.path, part, purge_step)
+        return self._trackers[part]
 
     def _earlier(self) -> list[dict[str, Any]]:
         """Return what earlier commands left in `run.json`, the latest last."""
