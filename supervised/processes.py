@@ -47,7 +47,7 @@ class Processes:
         """Return the processes of this run; the first call makes those that a launcher started know each other.
 
         Raises:
-            ConfigError: the launcher was asked for several processes on the CPU and started one.
+            ConfigError: the launcher was asked for several processes on the CPU and started one, or for DeepSpeed.
         """
         if cls._current is None:
             cls._current = cls._join()
@@ -207,9 +207,14 @@ def _launched() -> bool:
     """Whether a launcher started this process as one of several.
 
     Raises:
-        ConfigError: it should have, and did not.
+        ConfigError: it should have, and did not; or it is DeepSpeed's.
     """
     count = _launched_count()
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
+        raise ConfigError(
+            "DeepSpeed is not supported: only the adapter is trained, so ZeRO has nothing to spread but the frozen "
+            "base, and that FSDP does too; give --config_file configs/accelerate/fsdp.yaml."
+        )
     if count == 1 and "LOCAL_RANK" not in os.environ and {"ACCELERATE_USE_CPU", "MASTER_PORT"} <= set(os.environ):
         raise ConfigError(
             "accelerate launch was asked for several processes on the CPU, but starts a single one without MPI; "

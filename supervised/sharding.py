@@ -33,11 +33,6 @@ def sharding_is_wanted() -> bool:
     def told(name: str) -> str:
         return os.environ.get(name, "").lower()
 
-    if told("ACCELERATE_USE_DEEPSPEED") == "true":
-        raise ConfigError(
-            "DeepSpeed is not supported: it would wrap an optimiser of its own around the adapter, and has not been "
-            "tried; spread the base with configs/accelerate/fsdp.yaml."
-        )
     if told("ACCELERATE_USE_FSDP") != "true":
         return False
     for name, allowed in (("FSDP_VERSION", "2"), ("FSDP_AUTO_WRAP_POLICY", WRAP), ("FSDP_OFFLOAD_PARAMS", "false")):

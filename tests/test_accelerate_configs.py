@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "configs" / "accelerate"
-FILES = {"cpu.yaml": "MULTI_GPU", "ddp.yaml": "MULTI_GPU", "fsdp.yaml": "FSDP", "deepspeed_zero3.yaml": "DEEPSPEED"}
+FILES = {"cpu.yaml": "MULTI_GPU", "ddp.yaml": "MULTI_GPU", "fsdp.yaml": "FSDP"}
 
 
 def read(name: str) -> Any:
@@ -19,7 +19,7 @@ def read(name: str) -> Any:
 
 def test_every_file_is_known() -> None:
     assert {path.name for path in FOLDER.iterdir()} == set(FILES)
-    assert len(FILES) == 4
+    assert len(FILES) == 3
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -38,7 +38,3 @@ def test_fsdp_wraps_the_layers_by_the_second_version() -> None:
     settings = read("fsdp.yaml").fsdp_config
     assert settings["fsdp_version"] == 2
     assert settings["fsdp_auto_wrap_policy"] == "TRANSFORMER_BASED_WRAP"
-
-
-def test_zero_is_stage_three() -> None:
-    assert read("deepspeed_zero3.yaml").deepspeed_config["zero_stage"] == 3

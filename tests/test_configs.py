@@ -27,7 +27,9 @@ def read(name: str) -> Any:
 
 
 def test_every_file_has_a_schema() -> None:
-    assert {path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*") if path.is_file()} == set(SCHEMAS)
+    files = {path.relative_to(CONFIGS) for path in CONFIGS.rglob("*") if path.is_file()}
+    runs = {path.as_posix() for path in files if path.parts[0] != "accelerate"}  # those are accelerate's own
+    assert runs == set(SCHEMAS)
     assert len(SCHEMAS) == 13
 
 

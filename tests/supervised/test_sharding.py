@@ -137,7 +137,6 @@ def test_nothing_is_spread_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatc
         ("FSDP_VERSION", "1", "fsdp_version must be 2, got 1; use configs/accelerate/fsdp.yaml"),
         ("FSDP_AUTO_WRAP_POLICY", "SIZE_BASED_WRAP", "fsdp_auto_wrap_policy must be TRANSFORMER_BASED_WRAP, got size"),
         ("FSDP_OFFLOAD_PARAMS", "true", "fsdp_offload_params must be false, got true"),
-        ("ACCELERATE_USE_DEEPSPEED", "true", "DeepSpeed is not supported"),
     ],
 )
 def test_what_is_not_supported_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str, told: str) -> None:
