@@ -180,8 +180,8 @@ def _train_adapter(config: RunConfig, artefact: Artefact) -> dict[str, Any]:
 
 def _check_sharding(config: RunConfig) -> None:
     """Refuse to spread a base that is trained itself: its layers would need gradients that nobody collects."""
-    if config.stage_a.baseline == "naive":
-        raise ConfigError("stage_a.baseline naive trains the base, which FSDP spreads here; launch it without FSDP.")
+    if config.stage_a.train_base == "naive":
+        raise ConfigError("stage_a.train_base trains the base, which FSDP spreads here; launch it without FSDP.")
 
 
 def _build_table(config: RunConfig, adapter: Path, artefact: Artefact) -> None:

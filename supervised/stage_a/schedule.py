@@ -22,7 +22,7 @@ PHASES = (
     frozenset({"projector", "join", "fusion", "gate", "markers", "base"}),
     frozenset({"projector", "join", "fusion", "gate", "markers", "base"}),
 )
-"""Parts that each phase trains; `base` is the text stack of the baseline naive, and in no other run."""
+"""Parts that each phase trains; `base` is the text stack with `train_base`, and in no other run."""
 
 
 def parameter_groups(
@@ -38,7 +38,7 @@ def parameter_groups(
     Args:
         adapter: projector, fusion and markers.
         config: peak rates and decay.
-        text_stack: of the base, to be trained at `fusion_lr` (baseline naive); None: the base is frozen.
+        text_stack: of the base, to be trained at `fusion_lr` (`train_base`); None: the base is frozen.
     """
     rates = {
         "projector": config.projector_lr,
