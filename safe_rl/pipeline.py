@@ -101,7 +101,13 @@ def ensure_table(config: RunConfig, folder: RunFolder) -> Path:
 
     Raises:
         TableError: the run folder holds the table of another adapter or configuration, or a changed one.
+        ConfigError: the base was trained too.
     """
+    if config.stage_a.train_base:
+        raise ConfigError(
+            "stage_a.train_base is a baseline of train_stage_a alone: its gate 0 is not the base, so a table of "
+            "skipped audio would not be the base's; leave it out, or run python -m safe_rl.train_stage_a."
+        )
     adapter = ensure_adapter(config, folder)
     place = folder.path / "table"
     header = place / "table.json"
@@ -180,7 +186,7 @@ def _train_adapter(config: RunConfig, artefact: Artefact) -> dict[str, Any]:
 
 def _check_sharding(config: RunConfig) -> None:
     """Refuse to spread a base that is trained itself: its layers would need gradients that nobody collects."""
-    if config.stage_a.train_base == "naive":
+    if config.stage_a.train_base:
         raise ConfigError("stage_a.train_base trains the base, which FSDP spreads here; launch it without FSDP.")
 
 

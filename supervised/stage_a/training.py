@@ -41,6 +41,7 @@ from supervised.stage_a.guard import Guard
 from supervised.stage_a.identity import data_identity, identity, refuse_other
 from supervised.stage_a.log import MetricsLog
 from supervised.stage_a.loss_weights import LossWeights
+from supervised.stage_a.naive import trainable_stack, write_base
 from supervised.stage_a.null_space import NullSpace
 from supervised.stage_a.objective import Objective
 from supervised.stage_a.reading import AHEAD, Reader
@@ -143,7 +144,7 @@ class _Run:
         self.guard = Guard(config.guard)
         self.curriculum = Curriculum(config.curriculum, config.steps)
         self.weights = LossWeights(config.loss, config.curriculum)
-        stack = model.stack.requires_grad_(True) if config.train_base else None
+        stack = trainable_stack(model) if config.train_base else None
         self.trained: nn.Module = model.adapter
         if stack is not None:
             self.trained = nn.ModuleDict({"adapter": model.adapter, "base": stack})
@@ -312,7 +313,8 @@ class _Run:
 
     def keep(self) -> str:
         """Save what an interruption left whole; return one line about it."""
-        if self.whole and self.progress.step > 0:
+        alone = self.processes.count == 1  # otherwise another process may stand elsewhere
+        if self.whole and self.progress.step > 0 and alone:
             self.save()
         where = f"Stage A was stopped at step {self.progress.step} of {self.config.steps}"
         if self.saved is None:
@@ -341,6 +343,8 @@ class _Run:
         )
         figures = {name: value for name, value in asdict(result).items() if name != "adapter"}
         if self.processes.main:
+            if self.config.train_base:
+                write_base(self.model, self.folder / "base")
             self.model.save_pretrained(result.adapter, {"validation": figures})
         self.processes.wait()
         return result

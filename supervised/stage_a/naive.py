@@ -1,0 +1,30 @@
+"""The naive way, a baseline: the base's text stack was trained too, and becomes a base of its own."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from supervised.base import weights_sha256
+from supervised.safe_model import SafeModel
+
+
+def trainable_stack(model: SafeModel) -> nn.Module:
+    """Return the base's text stack, to be trained but for its word embeddings: their size is the adapter's unit."""
+    stack: nn.Module = model.stack.requires_grad_(True)
+    model.base.get_input_embeddings().requires_grad_(False)
+    return stack
+
+
+def write_base(model: SafeModel, folder: Path) -> None:
+    """Write the trained base with its processor to `folder`; the adapter that is saved next fits that base."""
+    temporary = folder.with_name(f".{folder.name}.new")
+    for old in (temporary, folder):
+        shutil.rmtree(old, ignore_errors=True)
+    model.base.save_pretrained(temporary)
+    model.processor.save_pretrained(temporary)
+    temporary.rename(folder)
+    model.fit = replace(model.fit, base_sha256=weights_sha256(model.base))
