@@ -51,6 +51,18 @@ def test_a_launched_run_is_one_run(launch: Launch, manifest: Path, tiny: list[st
 
 
 @pytest.mark.slow
+def test_a_spread_base_trains_the_same_adapter(launch: Launch, manifest: Path, tiny: list[str], tmp_path: Path) -> None:
+    argv = [*tiny, "--data.manifest", str(manifest / "manifest.jsonl")]
+    fsdp = Path(__file__).parents[2] / "configs" / "accelerate" / "fsdp.yaml"
+    for name, options in (("whole", {}), ("spread", {"config": fsdp})):
+        ended = launch("-m", "safe_rl.train_stage_a", *argv, "--run_dir", tmp_path / name, **options)
+        assert ended.returncode == 0, ended.stderr
+        assert ended.stdout.count("Stage A: training the adapter") == 1
+    for file in ("metrics.jsonl", "adapter/model.safetensors"):
+        assert (tmp_path / "whole/stage_a" / file).read_bytes() == (tmp_path / "spread/stage_a" / file).read_bytes()
+
+
+@pytest.mark.slow
 def test_what_stops_a_launched_run_is_said_once(
     launch: Launch, manifest: Path, tiny: list[str], tmp_path: Path
 ) -> None:
