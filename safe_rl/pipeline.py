@@ -168,7 +168,9 @@ def _train_adapter(config: RunConfig, artefact: Artefact) -> dict[str, Any]:
     show = processes.main and sys.stderr.isatty()  # bars in a log file are noise
     settings = _stage_a(config)
     on_error = config.data.on_error
-    result = train_stage_a(model, train, validation, settings, artefact.folder, True, show, on_error)
+    result = train_stage_a(
+        model, train, validation, settings, artefact.folder, True, show, on_error=on_error, tracker=config.tracker
+    )
 
     def finish() -> dict[str, Any]:
         figures = {name: value for name, value in to_dict(result).items() if name != "adapter"}

@@ -3,7 +3,7 @@
 The loss is that of `supervised.stage_a.objective`. The gate g rises from just above 0 to 1: at 0 the adapter is
 bypassed and nothing has a gradient. With token budgets a step hears only as many audio tokens as its budget, so that
 every prefix of them learns to do. Into the run's folder go `adapter/` (the best evaluated one), `metrics.jsonl`,
-TensorBoard events and the latest checkpoint. A run that was stopped goes on bit for bit as if it had not been, given
+a tracker's files and the latest checkpoint. A run that was stopped goes on bit for bit as if it had not been, given
 the same data, processes and number of threads; on another number of processes it goes on up to the order of sums.
 """
 
@@ -90,6 +90,7 @@ def train_stage_a(
     resume: bool = False,
     progress: bool = True,
     on_error: Literal["stop", "skip"] = "stop",
+    tracker: Literal["none", "tensorboard", "wandb"] = "tensorboard",
 ) -> StageAResult:
     """Train `model.adapter`, save its best state in `out_dir`/adapter and leave it in the model.
 
@@ -105,9 +106,10 @@ def train_stage_a(
         resume: go on from the checkpoint in `out_dir`; where there is none, start.
         progress: show progress bars.
         on_error: what becomes of a question whose picture, clip or answer cannot be used: stop, or skip and count it.
+        tracker: who gets the figures of `metrics.jsonl` as well.
 
     Raises:
-        ConfigError: a budget asks for more audio tokens than the adapter makes.
+        ConfigError: a budget asks for more audio tokens than the adapter makes; or the tracker is not installed.
         CheckpointError: `out_dir` holds a checkpoint and `resume` is False; or it is damaged or of another run.
         DataError: a medium cannot be used, or a kind of question that loss or evaluation need is missing.
         ModelError: the training diverged, or gate 0 is no longer the base.
@@ -117,7 +119,7 @@ def train_stage_a(
     try:
         run.open(resume)
         if not run.finished:
-            run.prepare(train, validation, skip=on_error == "skip")
+            run.prepare(train, validation, on_error == "skip", tracker)
             run.train()
         return run.finish()
     except KeyboardInterrupt:
@@ -179,7 +181,7 @@ class _Run:
         self.guard.set_state(self.progress.parts["guard"])
         self.saved = (self.progress.step, self.progress.evaluated)
 
-    def prepare(self, train: Sequence[Sample], validation: Sequence[Sample], skip: bool) -> None:
+    def prepare(self, train: Sequence[Sample], validation: Sequence[Sample], skip: bool, tracker: str) -> None:
         """Compute everything frozen once: inputs, audio, pictures, the base's logits and answers."""
         config = self.config
         chosen = sorted(order(len(validation), config.seed, "evaluation")[: config.eval_samples].tolist())
@@ -217,7 +219,7 @@ class _Run:
         self.reader = Reader(self.rows, self._batches, self.progress.step, ahead)
         self._begin_phase(phase_at(self.progress.step, config))
         if self.processes.main:
-            self.log = MetricsLog(self.folder, self.progress.step, self.progress.lines)
+            self.log = MetricsLog(self.folder, self.progress.step, self.progress.lines, tracker)
         restore_random(self.random)
         self.whole = True
 
