@@ -4,8 +4,9 @@
 
 Each variant is trained on SoundScenes with the settings of the demo but for what its name says, once per seed (of the
 adapter and of the order of the questions; the questions are the same). Measured are the test questions, with the gate
-at 1: accuracy on those that need audio, and the score on retention questions with irrelevant audio; the base's on the
-same questions beside them. A variant and seed that the file has already is not trained again.
+at 1: the score on those that need audio (`audio`: the sounds alone; `av`: sounds and picture; `hearing`: both) and on
+retention questions with irrelevant audio (`vl`), each less the base's on the same questions, in points; and that gate 0
+is the base, bit for bit. A variant and seed that the file has already is not trained again.
 Prints a table and, as its last line, one JSON object.
 """
 
@@ -24,7 +25,7 @@ from typing import Any
 
 from safe_rl.config import RunConfig
 
-NO_ANCHOR = {"distill": 0.0, "feature": 0.0, "fisher": 0.0}
+NO_ANCHOR: dict[str, Any] = {"distill": 0.0, "feature": 0.0, "fisher": 0.0}
 
 
 def variants(run: RunConfig) -> dict[str, RunConfig]:
@@ -33,7 +34,7 @@ def variants(run: RunConfig) -> dict[str, RunConfig]:
     def model(part: str, **values: Any) -> RunConfig:
         return replace(run, model=replace(run.model, **{part: replace(getattr(run.model, part), **values)}))
 
-    def loss(**values: float) -> RunConfig:
+    def loss(**values: Any) -> RunConfig:
         return replace(run, stage_a=replace(run.stage_a, loss=replace(run.stage_a.loss, **values)))
 
     concatenated = model("fusion", injection="tokens")
@@ -63,7 +64,6 @@ def variants(run: RunConfig) -> dict[str, RunConfig]:
 
 def measure(name: str, config: RunConfig, seed: int) -> dict[str, Any]:
     """Train one variant with one seed and return its figures on the test questions, in points."""
-    import torch
     import transformers
 
     from safe_rl.determinism import prepare
@@ -85,20 +85,20 @@ def measure(name: str, config: RunConfig, seed: int) -> dict[str, Any]:
         train, validation = open_split(config.data, "adapter"), open_split(config.data, "validation")
         result = train_stage_a(model, train, validation, stage_a, folder, progress=False)
     minutes = (time.perf_counter() - begun) / 60
-    with torch.no_grad():
-        figures = evaluation()
-    return {
-        "variant": name,
-        "seed": seed,
-        "gain": 100 * (figures["audio_accuracy"] - evaluation.base["audio_accuracy"]),
-        "drop": 100 * figures["drop"],
-        "audio_accuracy": 100 * figures["audio_accuracy"],
-        "base_audio_accuracy": 100 * evaluation.base["audio_accuracy"],
-        "retention": 100 * figures["retention_score"],
-        "base_retention": 100 * evaluation.base["retention_score"],
-        "best_step": result.best_step,
-        "minutes": minutes,
-    }
+    evaluation.check_gate_zero()
+    scores, _ = evaluation.score_all(hear=True)
+    base: dict[str, list[float]] = {}
+    heard: dict[str, list[float]] = {}
+    for question, before, after in zip(evaluation.examples.questions, evaluation.base_scores, scores, strict=True):
+        family = question.type.partition("/")[0]  # audio, av or vl
+        for kind in {family, "vl" if question.retention_set else "hearing"}:
+            base.setdefault(kind, []).append(before)
+            heard.setdefault(kind, []).append(after)
+    figures = {"variant": name, "seed": seed, "best_step": result.best_step, "minutes": minutes}
+    for kind in base:
+        figures[kind] = 100 * (mean(heard[kind]) - mean(base[kind]))
+        figures[f"base_{kind}"] = 100 * mean(base[kind])
+    return figures
 
 
 def main() -> None:
@@ -131,21 +131,20 @@ def main() -> None:
 
 def report(found: list[dict[str, Any]]) -> None:
     """Print a line per variant: means and standard deviations over its seeds."""
-    print(f"{'variant':<26}{'seeds':>6}{'audio gain':>18}{'drop at gate 1':>18}{'accuracy':>10}{'base':>7}")
+    kinds = ("audio", "av", "hearing", "vl")
+    print(f"{'variant':<26}{'seeds':>6}" + "".join(f"{kind:>16}" for kind in kinds))
     summary: dict[str, Any] = {}
     names = {each["variant"] for each in found}
     for name in [name for name in variants(RunConfig()) if name in names]:
         of_it = [each for each in found if each["variant"] == name]
         spread = {
-            key: (mean(each[key] for each in of_it), stdev([each[key] for each in of_it]) if len(of_it) > 1 else 0.0)
-            for key in ("gain", "drop", "audio_accuracy", "base_audio_accuracy")
+            kind: (mean(each[kind] for each in of_it), stdev([each[kind] for each in of_it]) if len(of_it) > 1 else 0.0)
+            for kind in kinds
         }
-        gain, drop = (f"{spread[key][0]:+.2f} ± {spread[key][1]:.2f}" for key in ("gain", "drop"))
-        print(
-            f"{name:<26}{len(of_it):>6}{gain:>18}{drop:>18}{spread['audio_accuracy'][0]:>10.1f}"
-            f"{spread['base_audio_accuracy'][0]:>7.1f}"
-        )
-        summary[name] = {key: round(value[0], 3) for key, value in spread.items()} | {"seeds": len(of_it)}
+        cells = (f"{middle:+.2f} ± {around:.2f}" for middle, around in spread.values())
+        print(f"{name:<26}{len(of_it):>6}" + "".join(f"{cell:>16}" for cell in cells))
+        summary[name] = {kind: [round(value, 3) for value in pair] for kind, pair in spread.items()}
+        summary[name] |= {"seeds": len(of_it), "base": {kind: round(of_it[0][f"base_{kind}"], 2) for kind in kinds}}
     print(json.dumps(summary))
 
 

@@ -48,7 +48,7 @@ class Evaluation:
         # One token more than the longest accepted answer has: whatever is longer is wrong, so its end is not needed.
         accepted = sorted({answer for question in examples.questions for answer in question.answers})
         self.max_new_tokens = max(NEW_TOKENS, *(len(examples.answer_ids(answer)) for answer in accepted))
-        self.base_scores, self.base_outputs = self._answered(hear=False)
+        self.base_scores, self.base_outputs = self.score_all(hear=False)
         """Scores of the base, and how it answered."""
         self.outputs = self.base_outputs
         """How the latest evaluation's questions were answered."""
@@ -61,14 +61,14 @@ class Evaluation:
         Raises:
             ModelError: gate 0 is not the base of the beginning.
         """
-        self._check_gate_zero()
+        self.check_gate_zero()
         if not self.budgets:
-            each_score, self.outputs = self._answered(hear=True)
+            each_score, self.outputs = self.score_all(hear=True)
             scores = self._means(each_score)
         else:
             each = {}
             for budget in self.budgets:  # the longest is told last, so the outputs are those of all tokens it may hear
-                each_score, self.outputs = self._answered(hear=True, budget=budget)
+                each_score, self.outputs = self.score_all(hear=True, budget=budget)
                 each[budget] = self._means(each_score)
             scores = {
                 "audio_accuracy": sum(part["audio_accuracy"] for part in each.values()) / len(each),
@@ -83,15 +83,19 @@ class Evaluation:
         batch = self.examples.batch(range(min(CHECKED, len(self.examples))))
         return self.examples.logits(batch, batch.audio if audio else None, 0.0)
 
-    def _check_gate_zero(self) -> None:
-        """Refuse to go on where gate 0 is not the base any more."""
+    def check_gate_zero(self) -> None:
+        """Refuse to go on where gate 0 is not the base any more.
+
+        Raises:
+            ModelError: its logits differ in a bit at least.
+        """
         if self._first is not None and not torch.equal(bits(self._logits(audio=True)), bits(self._first)):
             raise ModelError(
                 "gate 0 no longer gives the base's logits, bit for bit, so something has changed the frozen base; "
                 "load it anew and start again."
             )
 
-    def _answered(self, hear: bool, budget: int | None = None) -> tuple[list[float], OutputFigures]:
+    def score_all(self, hear: bool, budget: int | None = None) -> tuple[list[float], OutputFigures]:
         """Return the score of every question, answered with or without its audio, and how they were answered."""
         counter = OutputCounter(end_ids(self.examples.model.base))
         mine = self.processes.mine(range(len(self.examples)))
