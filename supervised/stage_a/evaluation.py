@@ -56,7 +56,7 @@ class Evaluation:
         self._first = self._logits(audio=False) if frozen else None
 
     def __call__(self) -> dict[str, float]:
-        """Return audio_accuracy, retention_score and drop with the gate at 1, and the first two of every budget.
+        """Return audio_accuracy and retention_score with the gate at 1, those of every budget, audio_gain and drop.
 
         Raises:
             ModelError: gate 0 is not the base of the beginning.
@@ -75,7 +75,10 @@ class Evaluation:
                 "retention_score": min(part["retention_score"] for part in each.values()),
             }
             scores |= {f"{name}_{budget}": value for budget, part in each.items() for name, value in part.items()}
-        return scores | {"drop": self.base["retention_score"] - scores["retention_score"]}
+        return scores | {
+            "audio_gain": scores["audio_accuracy"] - self.base["audio_accuracy"],
+            "drop": self.base["retention_score"] - scores["retention_score"],
+        }
 
     @torch.no_grad()
     def _logits(self, audio: bool) -> Tensor:
