@@ -10,8 +10,9 @@ as `--steps` steps take are drawn and made ready from files. `memory_mb` is the 
 In other processes, steps of Stage A (forward, both losses, backward, AdamW) are taken on streamed batches without and
 with two batches read ahead, once with every clip encoded (`encoded`) and once with what the encoder said taken from
 `model.feature_cache` (`cached`). `wait_share` is the share of the time of all steps in which the next batch was not
-ready; the first step, which has nobody to hide behind, counts in. Wall time: other work on the machine shows. The last
-line is one JSON object, which is also appended to `--out`, if given.
+ready; the first step, which has nobody to hide behind, counts in. `step_s` is wall time, `cpu_s` the processor's: where
+other work leaves no core free, less waiting does not make `step_s` smaller. The last line is one JSON object, which is
+also appended to `--out`, if given.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ def measure_waiting(path: str, options: argparse.Namespace, ahead: int, cache: b
     optimizer = torch.optim.AdamW(parameter_groups(examples.model.adapter, config))
     examples.batch(range(16))  # what is done once only
     with Reader(sampler, examples.batch, ahead=ahead) as reader:
-        start = time.perf_counter()
+        start, used = time.perf_counter(), time.process_time()
         for _ in range(options.timed):
             batch, _ = next(reader)
             retention = batch.retention[:, None]  # (B, 1)
@@ -138,8 +139,12 @@ def measure_waiting(path: str, options: argparse.Namespace, ahead: int, cache: b
             loss.backward()
             optimizer.step()
             loss.item()  # a GPU has finished
-        seconds = time.perf_counter() - start
-        return {"step_s": round(seconds / options.timed, 3), "wait_share": round(reader.waited / seconds, 3)}
+        seconds, used = time.perf_counter() - start, time.process_time() - used
+        return {
+            "step_s": round(seconds / options.timed, 3),
+            "cpu_s": round(used / options.timed, 3),
+            "wait_share": round(reader.waited / seconds, 3),
+        }
 
 
 def child(path: str, what: str, options: argparse.Namespace) -> dict[str, Any]:
