@@ -11,8 +11,7 @@ In other processes, steps of Stage A (forward, both losses, backward, AdamW) are
 with two batches read ahead, once with every clip encoded (`encoded`) and once with what the encoder said taken from
 `model.feature_cache` (`cached`). `wait_share` is the share of the time of all steps in which the next batch was not
 ready; the first step, which has nobody to hide behind, counts in. `step_s` is wall time, `cpu_s` the processor's: where
-other work leaves no core free, less waiting does not make `step_s` smaller. The last line is one JSON object, which is
-also appended to `--out`, if given.
+other work leaves no core free, less waiting does not make `step_s` smaller. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -164,7 +163,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--timed", type=int, default=40, help="steps that are timed")
     parser.add_argument("--threads", type=int, default=1, help="threads of the CPU")
     parser.add_argument("--device", default="cpu", help="where the model runs")
-    parser.add_argument("--out", type=Path, help="file that the last line is appended to")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--what", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
@@ -187,11 +185,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 result = child(path, f"{ahead}-{features}", options)
                 print(f"{features}, {ahead} ahead: {result}")
                 found[f"{features}_{ahead}_ahead"] = result
-    line = json.dumps({"benchmark": "stage_a_data", "threads": options.threads, "device": options.device, **found})
-    if options.out is not None:
-        with open(options.out, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
-    print(line)
+    print(json.dumps({"threads": options.threads, "device": options.device, **found}))
 
 
 if __name__ == "__main__":
