@@ -254,15 +254,18 @@ class CurriculumConfig:
     """Audio tokens that an action may use at the first step, where a table has several budgets; larger ones are carried
     out as the largest within the cap. null: no cap."""
     audio_share_initial: float | None = None
-    """Share of audio questions, which belong to no retention set, at the first step; null: the table's, always."""
+    """Share of audio questions, which belong to no retention set, at the first step; null: the final one."""
+    audio_share_final: float | None = None
+    """Share of audio questions at the end, e.g. 0.35 where a table holds very few or very many; null: the table's."""
 
     def __post_init__(self) -> None:
         _require("curriculum.steps", self.steps, "a whole number >= 0", self.steps >= 0, "20000")
         _require("curriculum.initial", self.initial, ">= 0", self.initial >= 0, "0")
         if (cap := self.cap_initial) is not None:
             _require("curriculum.cap_initial", cap, "a whole number of at least 1, or null", cap >= 1, "4")
-        if (share := self.audio_share_initial) is not None:
-            _require("curriculum.audio_share_initial", share, "between 0 and 1, or null", 0 <= share <= 1, "0.8")
+        for name in ("audio_share_initial", "audio_share_final"):
+            if (share := getattr(self, name)) is not None:
+                _require(f"curriculum.{name}", share, "between 0 and 1, or null", 0 <= share <= 1, "0.35")
 
     def alpha(self, step: int, final: float) -> float:
         """Return alpha after `step` environment steps of the run."""
@@ -276,9 +279,15 @@ class CurriculumConfig:
 
     def audio_share(self, step: int, natural: float) -> float | None:
         """Return the share of audio questions after `step` steps, where the table's is `natural`; None: the table's."""
-        if self.audio_share_initial is None or step >= self.steps:
-            return None
-        return self._on_the_way(step, self.audio_share_initial, natural)
+        if step >= self.steps or self.audio_share_initial is None:
+            return self.audio_share_final
+        final = natural if self.audio_share_final is None else self.audio_share_final
+        return self._on_the_way(step, self.audio_share_initial, final)
+
+    @property
+    def shares(self) -> bool:
+        """Whether the share of audio questions is ever another than the table's."""
+        return self.audio_share_initial is not None or self.audio_share_final is not None
 
     def _on_the_way(self, step: int, initial: float, final: float) -> float:
         return final if step >= self.steps else initial + (final - initial) * step / self.steps

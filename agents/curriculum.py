@@ -44,7 +44,7 @@ class Curriculum(BaseCallback):
             cap = self.config.cap(step, max(tokens))
             environment.env_method("set_cap", cap)
             figures |= {} if cap is None else {"token_cap": float(cap)}
-        if self.config.audio_share_initial is not None:
+        if self.config.shares:
             share = self.config.audio_share(step, environment.get_attr("natural_audio_share")[0])
             environment.env_method("set_audio_share", share)
             figures |= {} if share is None else {"audio_share": share}

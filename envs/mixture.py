@@ -34,7 +34,7 @@ class AudioMixture:
             if len(rows) == 0:
                 raise ConfigError(
                     f"the share of audio questions cannot change: the split has no {name} questions; "
-                    "leave curriculum.audio_share_initial out."
+                    "leave curriculum.audio_share_initial and curriculum.audio_share_final out."
                 )
         self.samplers = {
             name: RowSampler(len(rows), None if seed is None else [seed, place])

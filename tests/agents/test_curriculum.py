@@ -75,10 +75,18 @@ def test_the_audio_share_goes_to_the_tables_own_from_either_side() -> None:
     assert CurriculumConfig().audio_share(0, 0.4) is None
 
 
+def test_the_audio_share_may_end_elsewhere_or_stay_where_it_is() -> None:
+    config = CurriculumConfig(steps=1_000, audio_share_initial=0.9, audio_share_final=0.35)
+    assert [config.audio_share(step, 0.1) for step in (0, 500, 1_000, 9_000)] == [0.9, 0.625, 0.35, 0.35]
+    constant = CurriculumConfig(steps=1_000, audio_share_final=0.35)
+    assert [constant.audio_share(step, 0.1) for step in (0, 500, 1_000)] == [0.35] * 3
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
         ("cap_initial", 0, r"curriculum\.cap_initial must be a whole number of at least 1, or null, got 0"),
+        ("audio_share_final", -0.1, r"curriculum\.audio_share_final must be between 0 and 1, or null, got -0\.1"),
         ("audio_share_initial", 1.5, r"curriculum\.audio_share_initial must be between 0 and 1, or null, got 1\.5"),
     ],
 )
@@ -181,6 +189,14 @@ def test_a_run_with_cap_and_share_is_resumed_to_the_bit(budgeted: OutcomeTable, 
     assert resumed.history == whole.history
     for ours, theirs in zip(resumed.policy.layers, whole.policy.layers, strict=True):
         np.testing.assert_array_equal(ours[0], theirs[0])
+
+
+def test_a_final_share_is_kept_when_the_curriculum_is_over(budgeted: OutcomeTable) -> None:
+    environment = AudioGateVecEnv(budgeted.split("train"), num_envs=100, seed=0)
+    figures = Curriculum(CurriculumConfig(steps=10, audio_share_final=0.2), 0.6).set_on(environment, 5_000)
+    assert figures["audio_share"] == environment.audio_share == 0.2
+    environment.reset()
+    assert np.mean(environment.batches.split.retention_set[environment.rows] < 0) == pytest.approx(0.2)
 
 
 def test_a_share_for_a_table_of_one_kind_is_refused(budgeted: OutcomeTable) -> None:
