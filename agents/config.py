@@ -128,7 +128,7 @@ class LagrangianConfig:
     """Largest mean cost allowed (0.003: the base's score may drop by 0.3 points); one number, or one per constraint."""
     update: Literal["sgd", "pi", "pid"] = "sgd"
     """sgd: dual ascent; pi: answers the present excess as well; pid: also a cost that rises (arXiv:2007.03964)."""
-    lr: float = 5.0
+    lr: float = 20.0
     """Step size, in multiplier per unit of excess cost, once per rollout."""
     proportional: float = 1.0
     """Answer to the present excess, as a multiple of lr (pi, pid)."""
@@ -150,7 +150,7 @@ class LagrangianConfig:
             raise ConfigError("lagrangian.limit must be a number or a list of at least one, got []; use e.g. 0.003.")
         if self.update not in ("sgd", "pi", "pid"):
             raise ConfigError(f"lagrangian.update must be sgd, pi or pid, got {self.update!r}; use e.g. sgd.")
-        _require("lagrangian.lr", self.lr, "> 0", self.lr > 0, "5")
+        _require("lagrangian.lr", self.lr, "> 0", self.lr > 0, "20")
         for name in ("proportional", "derivative"):
             _require(f"lagrangian.{name}", getattr(self, name), ">= 0", getattr(self, name) >= 0, "1")
         _require("lagrangian.smoothing", self.smoothing, "at least 0 and below 1", 0 <= self.smoothing < 1, "0.5")
@@ -225,7 +225,7 @@ class ExactConfig:
     """Decay of the weights per step, as a share of the step size."""
     averaging: float = 0.99
     """Weight of the past in the average of the weights over steps, which is what ships; 0: the last ones."""
-    judgements: int = 25
+    judgements: int = 50
     """How often the policy is judged on the validation rows, and the multiplier moved, in equal distances."""
 
     def __post_init__(self) -> None:

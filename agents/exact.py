@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch as th
@@ -23,6 +24,9 @@ from agents.multiplier import LagrangeMultiplier
 from agents.task import Task
 from agents.update_log import per_constraint
 from envs.batch import OutcomeBatches, RowSampler
+
+SETTLING, SETTLING_LR = ExactConfig(steps=300, judgements=15), 50.0
+"""The run that finds where the multipliers settle, and the step size that brings them there in so few judgements."""
 
 
 class GateNetwork(nn.Sequential):
@@ -62,23 +66,49 @@ def train_exact(task: Task, keep: Callable[[dict[str, float]], None]) -> tuple[L
     Returns:
         Layers of the selected policy, and whether the multiplier ended at its maximum in vain.
     """
-    exact, rows = task.config.exact, task.rows
-    th.manual_seed(task.seed)
-    network = GateNetwork(sum(rows.problem.widths.values()), exact.hidden, len(rows.problem.actions), exact.activation)
+    learner = ExactLearner(_network(task, task.config.exact), task.config.exact)
     multiplier = LagrangeMultiplier(task.config.lagrangian, len(task.limits))
     multiplier.start_at(task.multipliers)
-    learner = ExactLearner(network, exact)
-    for step, (observations, reward, cost) in enumerate(_batches(rows, exact, task.seed), start=1):
+    for step in _learn(task, learner, multiplier):
+        policy = learner.average.network
+        figures = task.selection.consider(step, policy).figures()
+        if task.config.lagrangian.maximum > 0:
+            multiplier.update(task.selection.cautious)
+        prices = per_constraint("lagrange/multiplier", multiplier.value)
+        keep({"step": float(step), "alpha": task.config.reward.alpha, **prices, **figures})
+    learner.network.load_state_dict(task.selection.weights)
+    return linear_layers(learner.network), bool(multiplier.saturated.any())
+
+
+def settled_multipliers(task: Task) -> np.ndarray:
+    """Return the multipliers [K] that a short run of the exact agent settles at.
+
+    The greedy policy of the forests, at whose price `task.multipliers` stands, trusts every error of theirs; a network
+    evens them out, and needs a higher price. For an agent that decides early and can hardly be moved later.
+    """
+    lagrangian = replace(task.config.lagrangian, update="sgd", lr=SETTLING_LR)
+    multiplier = LagrangeMultiplier(lagrangian, len(task.limits))
+    multiplier.start_at(task.multipliers)
+    learner, seen = ExactLearner(_network(task, SETTLING), SETTLING), []
+    for _ in _learn(task, learner, multiplier):
+        seen.append(multiplier.update(task.retention.expected_cost(learner.average.network)))
+    return np.asarray(np.mean(seen[len(seen) // 2 :], axis=0))
+
+
+def _network(task: Task, exact: ExactConfig) -> GateNetwork:
+    th.manual_seed(task.seed)
+    problem = task.rows.problem
+    return GateNetwork(sum(problem.widths.values()), exact.hidden, len(problem.actions), exact.activation)
+
+
+def _learn(task: Task, learner: ExactLearner, multiplier: LagrangeMultiplier) -> Iterator[int]:
+    """Take all steps; yield those after which the policy is judged and the multiplier moves."""
+    exact = learner.config
+    for step, (observations, reward, cost) in enumerate(_batches(task.rows, exact, task.seed), start=1):
         price = th.as_tensor(multiplier.value, dtype=th.float32)  # [K]
         learner.step(observations, (reward - th.einsum("nka,k->na", cost, price)) / (1.0 + price.sum()))
         if step * exact.judgements // exact.steps > (step - 1) * exact.judgements // exact.steps:
-            policy = learner.average.network
-            figures = task.selection.consider(step, policy).figures()
-            multiplier.update(task.retention.expected_cost(policy))
-            prices = per_constraint("lagrange/multiplier", multiplier.value)
-            keep({"step": float(step), "alpha": task.config.reward.alpha, **prices, **figures})
-    network.load_state_dict(task.selection.weights)
-    return linear_layers(network), bool(multiplier.saturated.any())
+            yield step
 
 
 class ExactLearner:

@@ -8,6 +8,7 @@ beforehand and stay as they are; validation, calibration and test rows are alway
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -153,6 +154,13 @@ def _folds(group: np.ndarray, folds: int) -> np.ndarray:
     """Deal groups [n] into `folds` folds, or as many as there are groups; return the fold of every row, [n]."""
     _, index = np.unique(group, return_inverse=True)
     count = int(index.max()) + 1
+    if count == 1 and len(group) > 1:
+        warnings.warn(
+            f"All {len(group)} train rows belong to one group, so their expected outcomes come from a forest that has "
+            f"seen them, and the measured drop is too hopeful; give independent questions groups of their own, or set "
+            f"smoothing.trees 0.",
+            stacklevel=4,
+        )
     return np.asarray(np.random.default_rng(0).permutation(count)[index] % min(folds, count))
 
 

@@ -38,12 +38,20 @@ class RetentionBuffer:
         observations: (n, D), or one array per part of a Dict observation.
         cost: (n, K, A): cost of every action on every constraint, scaled so that the mean over rows is the drop.
         margin: standard errors of the mean that are added to it: how far the cost is kept below a limit.
+        square: (n, K, A): square of every cost, where `cost` is an expectation and knows less of its own error than
+            the outcomes that it was averaged from; None: of `cost`.
+        decided: whether `expected_cost` is that of the most probable actions, for a policy that will be used so.
 
     Rows without any cost cannot change a sum: they are counted, not kept.
     """
 
     def __init__(
-        self, observations: np.ndarray | Mapping[str, np.ndarray], cost: np.ndarray, margin: float = 0.0
+        self,
+        observations: np.ndarray | Mapping[str, np.ndarray],
+        cost: np.ndarray,
+        margin: float = 0.0,
+        square: np.ndarray | None = None,
+        decided: bool = False,
     ) -> None:
         if cost.ndim != 3 or len(cost) == 0:
             raise ConfigError(
@@ -57,21 +65,24 @@ class RetentionBuffer:
                 f"The retention buffer needs one cost per observation, got {[len(part) for part in parts]} of them "
                 f"and {len(cost)} costs."
             )
-        self.n_rows, self.n_constraints, self.margin = len(cost), cost.shape[1], margin
-        costly = np.flatnonzero(np.any(cost != 0, axis=(1, 2)))
+        self.n_rows, self.n_constraints, self.margin, self.decided = len(cost), cost.shape[1], margin, decided
+        square = cost**2 if square is None else square
+        costly = np.flatnonzero(np.any((cost != 0) | (square != 0), axis=(1, 2)))
         kept = dict(observations) if isinstance(observations, Mapping) else observations
         self.observations: Observations = map_observations(
             lambda part: th.from_numpy(np.asarray(part[costly], np.float32)), kept
         )
         self.cost = th.from_numpy(np.asarray(cost[costly], np.float32))  # (m, K, A)
+        self.square = th.from_numpy(np.asarray(square[costly], np.float32))  # (m, K, A)
 
     def expected_cost(self, policy: ProbabilityPolicy) -> np.ndarray:
         """Return the expected cost [K] of the policy as it is now, margin included, drawing no random number."""
+        if self.decided:
+            return self.decided_cost(policy)[1]
         total = np.zeros((2, self.n_constraints))
         for rows, probabilities in self._ask(policy):
-            cost = self.cost[rows].double()
-            total[0] += th.einsum("ma,mka->k", probabilities, cost).numpy()
-            total[1] += th.einsum("ma,mka->k", probabilities, cost.square()).numpy()
+            for sums, part in zip(total, (self.cost, self.square), strict=True):
+                sums += th.einsum("ma,mka->k", probabilities, part[rows].double()).numpy()
         return self._bounded(*total / self.n_rows)
 
     def decided_cost(self, policy: ProbabilityPolicy) -> tuple[np.ndarray, np.ndarray]:
@@ -79,8 +90,8 @@ class RetentionBuffer:
         total = np.zeros((2, self.n_constraints))
         for rows, probabilities in self._ask(policy):
             actions = probabilities.argmax(dim=1)[:, None, None].expand(-1, self.n_constraints, 1)
-            cost = self.cost[rows].gather(2, actions)[:, :, 0].double()  # (m, K)
-            total += th.stack([cost.sum(dim=0), cost.square().sum(dim=0)]).numpy()
+            for sums, part in zip(total, (self.cost, self.square), strict=True):
+                sums += part[rows].gather(2, actions)[:, :, 0].double().sum(dim=0).numpy()
         mean, square = total / self.n_rows
         return mean, self._bounded(mean, square)
 

@@ -87,6 +87,7 @@ class FeasibleBest:
         self.limits = limits
         self.best: Judgement | None = None
         self.actions = np.zeros(0, dtype=np.int64)  # (n,), of the policy considered last
+        self.cautious = np.zeros(len(limits))  # (K,), its mean cost with the margin
         self.weights: dict[str, Tensor] = {}
 
     def consider(self, step: int, policy: WeightedPolicy) -> Judgement:
@@ -99,9 +100,15 @@ class FeasibleBest:
             self.weights = {name: tensor.detach().cpu().clone() for name, tensor in policy.state_dict().items()}
         return judgement
 
+    def never(self, step: int) -> Judgement:
+        """Judge never using audio, which costs nothing, in place of a policy of `step` steps."""
+        below = float(np.max(-self.limits, initial=-1.0))
+        utility = float(self.reward[:, 0].mean(dtype=np.float64))
+        return Judgement(step, utility, [0.0] * len(self.limits), excess=below, bound=below, usage=0.0)
+
     def _judge(self, step: int, policy: WeightedPolicy) -> Judgement:
-        mean, cautious = self.retention.decided_cost(policy)  # (K,)
-        excess, bound = mean - self.limits, cautious - self.limits
+        mean, self.cautious = self.retention.decided_cost(policy)  # (K,)
+        excess, bound = mean - self.limits, self.cautious - self.limits
         return Judgement(
             step=step,
             utility=float(self.reward[np.arange(len(self.actions)), self.actions].mean(dtype=np.float64)),

@@ -13,6 +13,10 @@ from envs.batch import OutcomeBatches
 
 EXPECTED_ROWS = 2
 """Train rows that a policy's cost is measured on for every held-out one, at most: more would outvote what happened."""
+MEASURED_ROWS = 36_000
+"""Rows that a policy's cost is measured on, at most, after every rollout: held-out ones first."""
+HELD_OUT_ROWS = 20_000
+"""Held-out rows that are used, at most, so that neither time nor memory grow with the split; a fixed sample of more."""
 
 
 class Task:
@@ -21,8 +25,11 @@ class Task:
     What a policy costs is measured on held-out rows, as they happened, together with the rows that it learns from, as
     they are expected to be. Held-out rows alone are too few: on 5,000 retention questions a drop of 0.3 points has a
     standard error of about as much. What really happened on the train rows is no evidence: forests and policy have
-    seen it. What is expected of them is told by forests that have not, and is free of most of the noise. Where the
+    seen it. What is expected of them is told by forests that have not, and is free of most of the noise. The error of
+    such a mean is still that of the tosses it was averaged from, so the margin is counted in what happened. Where the
     agent learns from single outcomes the held-out rows stand alone.
+
+    A policy ships with its most probable actions, and it is their cost that the multipliers follow.
 
     Args:
         rows: to learn from.
@@ -38,9 +45,9 @@ class Task:
         self.rows, self.config, self.seed = rows, config, seed
         everything, lagrangian = np.arange(len(held_out)), config.lagrangian
         observations, cost = held_out.flat(everything), held_out.cost
-        measured, paid, reward, expected = observations, cost, held_out.reward, cost
+        measured, paid, happened, reward, expected = observations, cost, cost, held_out.reward, cost
         if isinstance(rows, SmoothedBatches):
-            most = EXPECTED_ROWS * len(held_out)
+            most = min(EXPECTED_ROWS * len(held_out), max(MEASURED_ROWS - len(held_out), 0))
             known = np.sort(np.random.default_rng(0).permutation(len(rows))[:most])
             model = SmoothedBatches(held_out.split, config.reward, rows.model, rows.normaliser, held_out)
             pairs = zip(model.matrices(everything), rows.matrices(known), strict=True)
@@ -50,9 +57,9 @@ class Task:
             shares = len(held_out) * held_out.problem.rates, len(known) * rows.problem.rates  # [K] each
             pooled = np.maximum(sum(shares), 1) / (len(held_out) + len(known))
             weights = held_out.problem.rates / pooled, rows.problem.rates / pooled
-            parts = zip((cost, expected[len(held_out) :]), weights, strict=True)
-            paid = np.concatenate([part * weight[:, None].astype(np.float32) for part, weight in parts])
-        self.retention = RetentionBuffer(measured, paid, lagrangian.margin)
+            paid = _weighed((cost, expected[len(held_out) :]), weights)
+            happened = _weighed((cost, rows.cost[known]), weights)
+        self.retention = RetentionBuffer(measured, paid, lagrangian.margin, happened**2, decided=True)
         self.limits = np.asarray(lagrangian.limits(self.retention.n_constraints))  # [K]
         judged = self.retention
         if lagrangian.maximum == 0:  # the constraints are off, for the choice of a policy too
@@ -69,3 +76,9 @@ class Task:
             worth = reward - np.einsum("nka,k->na", expected, self.multipliers)
             best = worth[: len(held_out)].argmax(axis=1)
             self.reachable = float(held_out.reward[everything, best].mean(dtype=np.float64))
+
+
+def _weighed(costs: tuple[np.ndarray, ...], weights: tuple[np.ndarray, ...]) -> np.ndarray:
+    """Put the costs [n, K, A] of two splits below each other, each times the weight [K] of its questions."""
+    pairs = zip(costs, weights, strict=True)
+    return np.concatenate([cost * weight[:, None].astype(np.float32) for cost, weight in pairs])

@@ -12,16 +12,19 @@ from agents.config import AgentConfig
 from agents.gate_policy import GatePolicy
 from agents.outcome_model import OutcomeModel, learnable
 from agents.selection import Judgement
-from agents.task import Task
+from agents.layers import Layers
+from agents.task import HELD_OUT_ROWS, Task
 from envs.batch import OutcomeBatches
 from envs.outcomes import TableSplit
 from supervised.errors import TableError
 
 Progress = Callable[[int, dict[str, float]], None]
 Measure = Callable[[np.ndarray], dict[str, float]]
-"""Takes the actions int64 [n] on the validation rows, returns figures of them."""
+"""Takes the actions int64 [n] on the validation rows that are used, returns figures of them."""
 
 
+SURE = 20.0
+"""Logit of skip in a policy that never uses audio."""
 COLLAPSED = 0.002
 """Usage below this share, or above the rest, is a policy that no longer looks at the question."""
 WORTH_TELLING = 0.005
@@ -42,6 +45,8 @@ class TrainedAgent:
     """Whether the multiplier ended at its maximum with the cost above the limit."""
     reachable: float | None = None
     """Utility on the validation rows of taking what the outcome model says is best; None: there is no model."""
+    fallback: Judgement | None = None
+    """What was learned, where it broke the limit and earned less than never using audio, which ships instead."""
 
     @property
     def warning(self) -> str | None:
@@ -49,18 +54,29 @@ class TrainedAgent:
         return " ".join(filter(None, [self._limit_warning(), self._collapse_warning()])) or None
 
     def _limit_warning(self) -> str | None:
-        if self.selected.feasible:
+        learned = self.fallback or self.selected
+        if learned.feasible:
             return None
         cause = "the multiplier stands at its maximum" if self.saturated else "no policy of the run met it"
         return (
             f"The limit on the cost is not met on the rows that measure it (worst excess "
-            f"{self.selected.excess:+.4f}): {cause}; the policy with the lowest cost was kept. "
+            f"{learned.excess:+.4f}): {cause}; {self._kept()}. "
             f"Raise lagrangian.limit or lagrangian.maximum, or train longer."
+        )
+
+    def _kept(self) -> str:
+        if self.fallback is None:
+            return "the policy with the lowest cost was kept"
+        return (
+            f"the learned policy earns less on the validation rows than never using audio "
+            f"({self.fallback.utility:.4f} against {self.selected.utility:.4f}), so never was kept"
         )
 
     def _collapse_warning(self) -> str | None:
         """Tell of a policy that always or never uses audio, unless the outcome model knows nothing better."""
         usage = self.selected.usage
+        if self.fallback is not None:  # never was chosen, and is told
+            return None
         if COLLAPSED < usage < 1 - COLLAPSED:
             return None
         if self.reachable is not None and self.reachable <= self.selected.utility + WORTH_TELLING:
@@ -88,7 +104,8 @@ def train_agent(
 
     Args:
         train: rows that the policy learns from; they fit the normaliser.
-        validation: held-out rows: what a policy really costs and earns, and the choice of the one that ships.
+        validation: held-out rows: what a policy really costs and earns, and the choice of the one that ships; of more
+            than `HELD_OUT_ROWS`, the same sample in every run.
         config: of the agent.
         seed: of network, sampling and order of rows.
         checkpoints: folder of this seed's checkpoint; None: none is written. The exact agent has none.
@@ -102,8 +119,9 @@ def train_agent(
     Raises:
         CheckpointError: the checkpoint is damaged or belongs to another run.
         ConfigError: the limits do not fit the table's retention sets.
-        TableError: the validation rows cannot measure a constraint.
+        TableError: a constraint has train rows that no validation row measures, or the other way round.
     """
+    validation = validation.sample(HELD_OUT_ROWS)
     if config.lagrangian.maximum > 0:
         _refuse_unmeasured(train, validation)
     rows = learnable(train, config.reward, config.smoothing, outcome_model)
@@ -126,14 +144,32 @@ def train_agent(
         layers, saturated = train_ppo(task, history, keep, checkpoints, resume, log_dir)
     assert task.selection.best is not None  # considered at the end of training at the latest
     activation = config.exact.activation if config.agent == "exact" else config.ppo.activation
+    selected, fallback = task.selection.best, None
+    never = task.selection.never(selected.step)
+    if not selected.feasible and never.utility > selected.utility:
+        selected, fallback, layers = never, selected, _never(layers)
     policy = GatePolicy(rows.normaliser, layers, train.table.actions, activation)
-    return TrainedAgent(policy, task.selection.best, history, saturated, task.reachable)
+    return TrainedAgent(policy, selected, history, saturated, task.reachable, fallback)
+
+
+def _never(layers: Layers) -> Layers:
+    """Return the layers with an output that does not look at the question, and is sure of the first action, skip."""
+    weight, bias = layers[-1]
+    return [*layers[:-1], (np.zeros_like(weight), np.where(np.arange(len(bias)) == 0, SURE, 0).astype(bias.dtype))]
 
 
 def _refuse_unmeasured(train: TableSplit, validation: TableSplit) -> None:
-    """Refuse a constraint that would count as met only because no validation row measures it."""
+    """Refuse a constraint that only counts as met as no validation row measures it, or that no train row teaches."""
     seen, measured = (set(np.unique(rows.retention_set).tolist()) for rows in (train, validation))
-    unmeasured = [name for k, name in enumerate(train.table.retention_sets) if k in seen - measured]
+    sets = list(enumerate(train.table.retention_sets))
+    untaught = [name for k, name in sets if k in measured - seen]
+    if untaught:
+        raise TableError(
+            f"The drop on {', '.join(untaught)} cannot be held below lagrangian.limit: the table in "
+            f"{train.table.directory} has {validation.name} rows of it, but no {train.name} row to learn from; move "
+            f"some there, or switch the constraints off with --lagrangian.maximum 0."
+        )
+    unmeasured = [name for k, name in sets if k in seen - measured]
     if unmeasured:
         raise TableError(
             f"The drop on {', '.join(unmeasured)} cannot be held below lagrangian.limit: the table in "

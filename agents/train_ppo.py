@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import configure
 
@@ -15,7 +16,9 @@ from agents.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from agents.config import AgentConfig
 from agents.cost_policy import CostActorCriticPolicy
 from agents.curriculum import Curriculum
+from agents.exact import settled_multipliers
 from agents.layers import Layers
+from agents.outcome_model import SmoothedBatches
 from agents.ppo_lagrangian import PPOLagrangian
 from agents.task import Task
 from envs.sb3 import AudioGateVecEnv
@@ -52,7 +55,7 @@ def train_ppo(
     model = PPOLagrangian(
         "MlpPolicy", environment, config.ppo, config.lagrangian, retention=task.retention, seed=task.seed
     )
-    model.multiplier.start_at(task.multipliers)
+    model.multiplier.start_at(_start(task))
     model.set_logger(configure(str(log_dir) if log_dir else None, ["tensorboard"] if log_dir else []))
     curriculum = Curriculum(config.curriculum, config.reward.alpha)
     curriculum.set_on(environment, 0)  # before the first questions are drawn
@@ -66,6 +69,14 @@ def train_ppo(
     model.learn(remaining, CallbackList([keeper, curriculum]), reset_num_timesteps=model.num_timesteps == 0)
     model.policy.load_state_dict(task.selection.weights)
     return model.policy.policy_layers(), model.saturated
+
+
+def _start(task: Task) -> np.ndarray:
+    """Return the multipliers [K] to start at: once PPO is sure of its actions, a price that rises moves it no more."""
+    lagrangian = task.config.lagrangian
+    if lagrangian.initial is not None or lagrangian.maximum == 0 or not isinstance(task.rows, SmoothedBatches):
+        return task.multipliers
+    return settled_multipliers(task) if len(task.limits) else task.multipliers
 
 
 class _Keeper(BaseCallback):

@@ -21,7 +21,8 @@ import tempfile
 import time
 from pathlib import Path
 
-HELD_OUT = {"validation": 10_000, "calibration": 1_000, "test": 10_000}
+HELD_OUT = {"validation": 0.5, "calibration": 0.05, "test": 0.05}
+"""Rows of the other splits for every train row: they grow with the table, as those of a user do."""
 
 
 def write(directory: Path, rows: int, columns: int) -> None:
@@ -29,7 +30,7 @@ def write(directory: Path, rows: int, columns: int) -> None:
     from envs.known_optimum import random_problem, write_known_table
 
     useless = columns // 4
-    sizes = {"train": rows, **HELD_OUT}
+    sizes = {"train": rows, **{split: int(rows * share) for split, share in HELD_OUT.items()}}
     write_known_table(directory, random_problem(0), sizes, informative=columns - useless, useless=useless)
 
 

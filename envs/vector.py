@@ -24,6 +24,8 @@ from supervised.errors import ConfigError
 class AudioGateVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
     """`num_envs` questions a step; each is an episode, and the next one is shown in the same step.
 
+    It has neither token cap nor audio share: the curriculum moves those on `AudioGateVecEnv`, which PPO learns from.
+
     Arguments as in `AudioGateEnv`; questions are drawn uniformly. `reset(options={"index": [...]})` chooses them.
     The infos of a step are those of the questions answered: `final_info` has cost [N, K], score, latency_ms, use,
     index; `final_obs` their observations; `index` on the outside is that of the questions shown now.

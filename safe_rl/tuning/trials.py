@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from agents.task import HELD_OUT_ROWS
 from agents.train import Measure, Progress, TrainedAgent, train_agent
 from envs.actions import Action
 from envs.reward import RewardTerms
@@ -63,7 +64,7 @@ class Yardstick:
     """Measures decisions on the validation rows as the run itself would, whatever a trial was taught."""
 
     def __init__(self, table: OutcomeTable, config: RunConfig) -> None:
-        self.split = table.split("validation")
+        self.split = table.split("validation").sample(HELD_OUT_ROWS)  # the rows that agents are judged on
         problem = problem_of(self.split)
         self.reward = RewardTerms(
             self.split.score,

@@ -75,7 +75,8 @@ def test_questions_of_one_group_are_never_expected_from_each_other(rows_of: Call
 
 def test_a_single_group_has_one_forest_of_all_its_rows(rows_of: Callable[..., OutcomeBatches]) -> None:
     score = np.random.default_rng(0).random((90, 2))
-    rows = _smoothed(rows_of(score, group=np.zeros(90)).split.table.split("train"), SmoothingConfig(trees=1))
+    with pytest.warns(UserWarning, match=r"^All 90 train rows belong to one group, .* smoothing.trees 0\.$"):
+        rows = _smoothed(rows_of(score, group=np.zeros(90)).split.table.split("train"), SmoothingConfig(trees=1))
     assert not rows.model.fold.any()
     np.testing.assert_allclose(rows.facts(np.arange(90))[0], score, atol=1e-6)  # a leaf for every row
 

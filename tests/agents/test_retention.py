@@ -56,6 +56,24 @@ def test_the_margin_adds_standard_errors_of_the_cost_of_a_drawn_action() -> None
     assert expected == pytest.approx([0.866025, 0.1875 + 0.390312], abs=1e-6)
 
 
+def test_the_margin_of_expected_costs_is_counted_in_the_squares_that_are_given() -> None:
+    x = np.array([[0.6], [1.0], [0.4], [0.25]], dtype=np.float32)  # actions 1, 1, 0, 0
+    mean, cautious = RetentionBuffer(x, COST, margin=2.0, square=np.full_like(COST, 9.0)).decided_cost(_First())
+    # Squares 9 on every row, less 1 / 16: 2 * sqrt(8.9375 / 4) = 2.98957.
+    assert mean.tolist() == [0.25, 0.25]
+    assert cautious == pytest.approx([3.239565, 3.239565], abs=1e-6)
+
+
+def test_rows_whose_expected_cost_is_zero_still_have_an_error() -> None:
+    buffer = RetentionBuffer(X, np.zeros_like(COST), margin=1.0, square=np.ones_like(COST))
+    assert buffer.expected_cost(_First()) == pytest.approx([0.5, 0.5])  # sqrt(1 / 4)
+
+
+def test_the_expected_cost_of_a_policy_that_decides_is_that_of_its_decisions() -> None:
+    x = np.array([[0.6], [1.0], [0.4], [0.25]], dtype=np.float32)
+    assert RetentionBuffer(x, COST, decided=True).expected_cost(_First()).tolist() == [0.25, 0.25]
+
+
 def test_rows_without_cost_count_in_the_margin() -> None:
     buffer = RetentionBuffer(np.concatenate([X, X]), np.concatenate([COST, np.zeros_like(COST)]), margin=1.0)
     # First: squares 3 over 8 rows, mean 0; sqrt(0.375 / 8).

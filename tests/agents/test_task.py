@@ -75,6 +75,24 @@ def test_train_rows_do_not_outvote_held_out_ones(make_table: Callable[..., Outco
     assert _task(make_table({0: 600, 1: 100, 3: 10})).retention.n_rows == 3 * 100
 
 
+@pytest.mark.parametrize(("most", "measured"), [(250, 250), (90, 100)])
+def test_no_more_than_so_many_rows_are_measured_beyond_the_held_out_ones(
+    make_table: Callable[..., OutcomeTable], monkeypatch: pytest.MonkeyPatch, most: int, measured: int
+) -> None:
+    monkeypatch.setattr("agents.task.MEASURED_ROWS", most)
+    assert _task(make_table({0: 600, 1: 100, 3: 10})).retention.n_rows == measured
+
+
+def test_the_margin_is_that_of_what_happened_on_train_rows_too(table: OutcomeTable) -> None:
+    mean, cautious = _task(table).retention.decided_cost(_Always())
+    split = [table.split(name) for name in ("train", "validation")]
+    sets, score = (np.concatenate([getattr(part, name) for part in split]) for name in ("retention_set", "score"))
+    rate = (sets == 0).mean()
+    square = np.mean(((score[:, 0] - score[:, 1]) * (sets == 0) / rate) ** 2)
+    error = np.sqrt((square - mean[0] ** 2) / len(sets))
+    assert cautious[0] - mean[0] == pytest.approx(CONFIG.lagrangian.margin * error, rel=1e-4)
+
+
 def test_train_rows_that_are_not_learned_from_are_not_measured(table: OutcomeTable) -> None:
     config = dataclasses.replace(CONFIG, smoothing=SmoothingConfig(trees=5, max_rows=40))
     assert _task(table, config).retention.n_rows == 40 + len(table.split("validation"))

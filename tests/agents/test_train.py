@@ -147,11 +147,42 @@ def test_the_policy_learns_what_the_table_teaches(table: OutcomeTable) -> None:
 def test_a_limit_that_is_not_met_gives_a_warning_in_one_line(table: OutcomeTable, saturated: bool, cause: str) -> None:
     agent = _train(table, dataclasses.replace(CONFIG, total_timesteps=400))
     selected = dataclasses.replace(agent.selected, excess=0.0125, bound=0.02)
-    warning = dataclasses.replace(agent, selected=selected, saturated=saturated).warning
+    warning = dataclasses.replace(agent, selected=selected, saturated=saturated, fallback=None).warning
     assert warning is not None
     assert "\n" not in warning
     assert f"(worst excess +0.0125): {cause}" in warning
     assert "Raise lagrangian.limit or lagrangian.maximum" in warning
+    assert "the policy with the lowest cost was kept" in warning
+
+
+@pytest.mark.parametrize("agent", ["ppo", "exact"])
+def test_never_ships_where_what_was_learned_breaks_the_limit_and_earns_less(
+    make_table: Callable[..., OutcomeTable], agent: Any
+) -> None:
+    table = make_table()
+    split = table.split("validation")
+    split.score[:, 1] = 0.0  # what the train rows teach is wrong here: audio only harms
+    config = dataclasses.replace(CONFIG, agent=agent, exact=EXACT, total_timesteps=1_000)
+    trained = train_agent(table.split("train"), split, config, 0)
+    assert trained.fallback is not None
+    assert trained.fallback.usage > 0
+    assert trained.selected.utility == pytest.approx(split.score[:, 0].mean())
+    assert trained.selected.utility > trained.fallback.utility
+    assert (trained.selected.usage, trained.selected.cost, trained.selected.excess) == (0.0, [0.0], -0.01)
+    assert not trained.policy.decide(table.split("train").observation(slice(None))).any()
+    assert trained.warning is not None
+    assert "so never was kept" in trained.warning
+    assert "\n" not in trained.warning
+
+
+def test_of_many_validation_rows_a_fixed_sample_is_used(table: OutcomeTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agents.train.HELD_OUT_ROWS", 50)
+    judged: list[int] = []
+    config = dataclasses.replace(CONFIG, total_timesteps=400, curriculum=CurriculumConfig(steps=0))
+    one = _train(table, config, measure=lambda actions: judged.append(len(actions)) or {})
+    assert set(judged) == {50}
+    sample = table.split("validation").sample(50)
+    _assert_equal(one, train_agent(table.split("train"), sample, config, 0, measure=lambda _: {}))
 
 
 def test_a_table_without_retention_questions_trains_without_a_constraint(
@@ -172,6 +203,15 @@ def test_a_constraint_that_no_validation_row_measures_is_refused(make_table: Cal
     free = dataclasses.replace(CONFIG, lagrangian=LagrangianConfig(maximum=0.0), total_timesteps=200)
     selected = train_agent(table.split("train"), split, free, 0).selected
     assert (selected.cost, selected.feasible) == ([], True)
+
+
+def test_a_constraint_that_no_train_row_teaches_is_refused(make_table: Callable[..., OutcomeTable]) -> None:
+    table = make_table()
+    split = table.split("train")
+    split.retention_set[:] = -1
+    with pytest.raises(ValueError, match=r"drop on vl cannot be held .* no train row to learn from") as error:
+        train_agent(split, table.split("validation"), CONFIG, 0)
+    assert "\n" not in str(error.value)
 
 
 def test_events_are_written_where_asked(table: OutcomeTable, tmp_path: Path) -> None:
@@ -214,7 +254,8 @@ def test_the_multiplier_starts_at_the_price_of_the_train_rows_unless_one_is_give
     table = eight_cells.table
     priced = _train(table, dataclasses.replace(short, lagrangian=LagrangianConfig(limit=0.012)))
     given = _train(table, dataclasses.replace(short, lagrangian=LagrangianConfig(limit=0.012, initial=0.125)))
-    assert 0.2 < priced.history[0]["lagrange/multiplier"] < 2.3  # between the prices at which cells 6 and 5 leave
+    # By the true means cell 6 leaves at 0.317, cell 5 at 2.3; the measured cost is noisy.
+    assert 0.1 < priced.history[0]["lagrange/multiplier"] < 2.3
     assert given.history[0]["lagrange/multiplier"] == 0.125
 
 
