@@ -226,7 +226,8 @@ class ExactConfig:
     averaging: float = 0.99
     """Weight of the past in the average of the weights over steps, which is what ships; 0: the last ones."""
     judgements: int = 50
-    """How often the policy is judged on the validation rows, and the multiplier moved, in equal distances."""
+    """How often the policy is judged on the validation rows, and the multiplier moved, in equal distances; a policy of
+    the second half ships."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "steps", "judgements"):

@@ -71,7 +71,8 @@ def train_exact(task: Task, keep: Callable[[dict[str, float]], None]) -> tuple[L
     multiplier.start_at(task.multipliers)
     for step in _learn(task, learner, multiplier):
         policy = learner.average.network
-        figures = task.selection.consider(step, policy).figures()
+        # What has hardly learned may keep the limit by chance, and would ship before a good policy a little above it.
+        figures = task.selection.consider(step, policy, ships=2 * step >= task.config.exact.steps).figures()
         if task.config.lagrangian.maximum > 0:
             multiplier.update(task.selection.cautious)
         prices = per_constraint("lagrange/multiplier", multiplier.value)

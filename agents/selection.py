@@ -90,12 +90,12 @@ class FeasibleBest:
         self.cautious = np.zeros(len(limits))  # (K,), its mean cost with the margin
         self.weights: dict[str, Tensor] = {}
 
-    def consider(self, step: int, policy: WeightedPolicy) -> Judgement:
-        """Judge the policy as it is now, and keep a copy of its weights if it is the best so far."""
+    def consider(self, step: int, policy: WeightedPolicy, ships: bool = True) -> Judgement:
+        """Judge the policy as it is now, and, where it may ship, keep a copy of its weights if it is the best so far."""
         with th.no_grad():
             self.actions = policy.probabilities(self.observations).cpu().numpy().argmax(axis=1)  # (n,)
         judgement = self._judge(step, policy)
-        if judgement.better_than(self.best):
+        if ships and judgement.better_than(self.best):
             self.best = judgement
             self.weights = {name: tensor.detach().cpu().clone() for name, tensor in policy.state_dict().items()}
         return judgement

@@ -10,9 +10,9 @@ import numpy as np
 
 from agents.config import AgentConfig
 from agents.gate_policy import GatePolicy
+from agents.layers import Layers
 from agents.outcome_model import OutcomeModel, learnable
 from agents.selection import Judgement
-from agents.layers import Layers
 from agents.task import HELD_OUT_ROWS, Task
 from envs.batch import OutcomeBatches
 from envs.outcomes import TableSplit

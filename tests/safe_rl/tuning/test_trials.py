@@ -77,6 +77,17 @@ def test_weights_that_are_no_numbers_are_told_from_mistakes() -> None:
         float("a nan that is none")
 
 
+def test_trials_are_measured_on_the_validation_rows_that_agents_are_judged_on(
+    table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("safe_rl.tuning.trials.HELD_OUT_ROWS", 20)
+    opened = OutcomeTable.open(table)
+    split = opened.split("validation").sample(20)
+    figures = Yardstick(opened, parse(RunConfig, [], "tune", ""))(np.ones(20, dtype=np.int64))
+    assert len(opened.split("validation")) > 20
+    assert figures["tune/accuracy"] == pytest.approx(split.score[:, 1].mean(), abs=1e-6)
+
+
 def test_trials_are_compared_by_the_reward_of_the_run(table: Path) -> None:
     opened = OutcomeTable.open(table)
     split = opened.split("validation")
