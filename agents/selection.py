@@ -91,7 +91,7 @@ class FeasibleBest:
         self.weights: dict[str, Tensor] = {}
 
     def consider(self, step: int, policy: WeightedPolicy, ships: bool = True) -> Judgement:
-        """Judge the policy as it is now, and, where it may ship, keep a copy of its weights if it is the best so far."""
+        """Judge the policy as it is now; if it may ship and is the best so far, keep a copy of its weights."""
         with th.no_grad():
             self.actions = policy.probabilities(self.observations).cpu().numpy().argmax(axis=1)  # (n,)
         judgement = self._judge(step, policy)

@@ -101,3 +101,17 @@ def test_the_best_feasible_snapshot_is_kept_as_a_copy_and_survives_a_state_dict(
     assert restored.best is not None
     assert restored.best.step == 1
     assert restored.weights["weight"].item() == 1.0
+
+
+def test_what_may_not_ship_is_judged_but_not_kept() -> None:
+    selection = _selection(0.0)
+    judgement = selection.consider(1, _Policy([1, 0, 0, 1], 1.0), ships=False)
+    assert judgement == _selection(0.0).consider(1, _Policy([1, 0, 0, 1], 1.0))
+    assert selection.best is None
+
+
+def test_never_costs_nothing_and_earns_what_skipping_earns() -> None:
+    selection = _selection(2.0)
+    judgement, skipping = selection.never(7), selection.consider(7, _Policy([0, 0, 0, 0], 1.0))
+    assert (judgement.utility, judgement.cost, judgement.usage) == (skipping.utility, [0.0], 0.0)
+    assert (judgement.excess, judgement.bound) == pytest.approx((-0.3, -0.3))
