@@ -51,6 +51,7 @@ def _check_inputs(config: RunConfig) -> None:
         )
         return
     config.model.projector.require("outcomes.budgets", config.outcomes.budgets)
+    config.stage_a.require(config.model)
     if config.data.recordings is not None:
         remedy = "give the folder of ESC-10 or ESC-50 with --data.recordings DIR, or null for synthesised sounds."
         existing_folder(config.data.recordings, "data.recordings", remedy)

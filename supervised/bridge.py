@@ -39,6 +39,7 @@ from supervised.stage_a.checkpoint import (
     save_checkpoint,
 )
 from supervised.stage_a.schedule import order
+from supervised.stage_a.trained import Trained
 
 BASE = "base"
 
@@ -83,7 +84,8 @@ def train_bridge(
     settings = {name: value for name, value in asdict(config).items() if name != "checkpoint_every"}
     identity = {"bridge": settings, "base": weights_sha256(model), "samples": len(seen)}
     optimizer = torch.optim.AdamW(projector.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-    state = _open(out_dir, resume, identity, projector, optimizer)
+    trained = Trained(projector, optimizer)
+    state = _open(out_dir, resume, identity, trained)
     steps = tqdm(range(state.step, config.steps), desc="Bridge", unit="step", disable=not progress)
     for step in steps:
         batch = [samples[seen[place]] for place in _places(step, len(seen), config)]
@@ -92,7 +94,7 @@ def train_bridge(
         state.step = step + 1
         steps.set_postfix(loss=f"{loss.item():.3f}")
         if state.step % config.checkpoint_every == 0 or state.step == config.steps:
-            save_checkpoint(out_dir, state, identity, projector, optimizer, {}, random_states())
+            save_checkpoint(out_dir, state, identity, trained, random_states())
     cast.remove()
     return _write(model, projector, processor, Path(assembled), out_dir)
 
@@ -149,10 +151,8 @@ def _update(optimizer: torch.optim.Optimizer, loss: Tensor, step: int, config: B
     optimizer.step()
 
 
-def _open(
-    folder: Path, resume: bool, identity: dict[str, Any], projector: nn.Module, optimizer: torch.optim.Optimizer
-) -> Progress:
-    """Return where the run stands, with its checkpoint in projector and optimiser."""
+def _open(folder: Path, resume: bool, identity: dict[str, Any], trained: Trained) -> Progress:
+    """Return where the run stands, with its checkpoint in what is trained."""
     found = checkpoints(folder)
     if not found:
         return Progress()
@@ -166,7 +166,7 @@ def _open(
         raise CheckpointError(
             f"{folder} holds a run of another configuration (different: {', '.join(changed)}); give another folder."
         )
-    restore(tensors, projector, optimizer)
+    restore(tensors, trained)
     return state
 
 

@@ -39,8 +39,8 @@ class Processes:
 
     _current: ClassVar[Processes | None] = None
 
-    def __init__(self, rank: int = 0, count: int = 1, local_rank: int = 0) -> None:
-        self.rank, self.count, self._local_rank = rank, count, local_rank
+    def __init__(self, rank: int = 0, count: int = 1) -> None:
+        self.rank, self.count = rank, count
 
     @classmethod
     def current(cls) -> Processes:
@@ -61,12 +61,6 @@ class Processes:
     def mine(self, rows: Sequence[T]) -> Sequence[T]:
         """Return every `count`-th row, from `rank` on: over all processes each row once."""
         return rows[self.rank :: self.count]
-
-    def device(self, name: str) -> str:
-        """Return where this process computes: one of the machine's GPUs where `name` is "cuda", else `name`."""
-        if self.count > 1 and name == "cuda":
-            return f"cuda:{self._local_rank}"
-        return name
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over all processes, in place; bit for bit the same on each of them.
@@ -191,7 +185,7 @@ class Processes:
         cuda = torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "").lower() != "true"
         backend = {"backend": "cpu:gloo,cuda:nccl"} if cuda else {}
         state = PartialState(cpu=not cuda, timeout=PATIENCE, **backend)
-        return cls(state.process_index, state.num_processes, state.local_process_index)
+        return cls(state.process_index, state.num_processes)
 
 
 def main_by_launcher() -> bool:

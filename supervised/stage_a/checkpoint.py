@@ -20,10 +20,11 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from supervised.errors import CheckpointError
 from supervised.files import sha256_file, write_json, write_tensors
+from supervised.stage_a.trained import Trained
 
 PREFIX = "checkpoint-"
 FORMAT = "safe-rl-stage-a"
@@ -50,9 +51,7 @@ def save_checkpoint(
     folder: Path,
     progress: Progress,
     identity: Mapping[str, Any],
-    adapter: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    best: Mapping[str, Tensor],
+    trained: Trained,
     random_state: Mapping[str, Any],
     null_space: Mapping[str, Tensor] | None = None,
 ) -> Path:
@@ -62,9 +61,7 @@ def save_checkpoint(
         folder: the run's folder.
         progress: where the run stands.
         identity: configuration, model and data; a run only goes on with the same ones.
-        adapter: being trained.
-        optimizer: AdamW over parameters of `adapter`.
-        best: the adapter's state at the best evaluation, or empty.
+        trained: the values that move, with their optimiser's moments and the best state.
         random_state: from `random_states`, of the moment before the next step.
         null_space: directions that updates leave alone, if any.
 
@@ -75,11 +72,11 @@ def save_checkpoint(
     temporary = folder / f".{final.name}.new"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    tensors = {f"adapter.{name}": tensor for name, tensor in adapter.state_dict().items()}
-    tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
+    tensors = {f"adapter.{name}": tensor for name, tensor in trained.module.state_dict().items()}
+    tensors |= {f"best.{name}": tensor for name, tensor in trained.best.items()}
     tensors |= {f"null_space.{name}": tensor for name, tensor in (null_space or {}).items()}
-    for name, parameter in adapter.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():  # step, exp_avg, exp_avg_sq
+    for name, parameter in trained.module.named_parameters():
+        for key, value in trained.optimizer.state.get(parameter, {}).items():  # step, exp_avg, exp_avg_sq
             tensors[f"{key}.{name}"] = value
     tensors["random.torch"] = random_state["torch"]
     try:
@@ -132,33 +129,31 @@ def read_checkpoint(path: Path) -> tuple[Progress, dict[str, Any], dict[str, Ten
         ) from None
 
 
-def restore(
-    tensors: Mapping[str, Tensor], adapter: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Copy a checkpoint's tensors into adapter and optimiser; return the best adapter state and the null space.
+def restore(tensors: Mapping[str, Tensor], trained: Trained) -> dict[str, Tensor]:
+    """Copy a checkpoint's tensors into what is trained, fresh so far; return those of the null space, or none.
 
     Raises:
         CheckpointError: names or shapes are not those of this adapter.
     """
+    module = trained.module
     state = {name.removeprefix("adapter."): value for name, value in tensors.items() if name.startswith("adapter.")}
     try:
-        adapter.load_state_dict(state, strict=True)
+        module.load_state_dict(state, strict=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"the checkpoint is of another adapter ({reason}); start again.") from None
-    for name, parameter in adapter.named_parameters():
+    for name, parameter in module.named_parameters():
         moments = {key: tensors[f"{key}.{name}"] for key in ("exp_avg", "exp_avg_sq") if f"{key}.{name}" in tensors}
         if moments:
             placed = {key: _placed(value, parameter) for key, value in moments.items()}
-            optimizer.state[parameter] = {"step": tensors[f"step.{name}"].clone().reshape(()), **placed}
-
-    best = {
+            trained.optimizer.state[parameter] = {"step": tensors[f"step.{name}"].clone().reshape(()), **placed}
+    trained.best = {
         name: _placed(tensors[f"best.{name}"], value)
-        for name, value in adapter.state_dict().items()
+        for name, value in module.state_dict().items()
         if f"best.{name}" in tensors
     }
-    spaces = {name: value.clone() for name, value in tensors.items() if name.startswith("null_space.")}
-    return best, {name.removeprefix("null_space."): value for name, value in spaces.items()}
+    prefix = "null_space."
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _placed(value: Tensor, like: Tensor) -> Tensor:

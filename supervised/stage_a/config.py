@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from supervised.config import check_budgets, check_choice
+from supervised.config import ModelConfig, check_budgets, check_choice
 from supervised.errors import ConfigError
+
+TERMS = ("task", "distill", "feature", "fisher", "sparsity")
+"""Terms of the loss; each has a weight in `LossConfig`."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class LossConfig:
     """static: as given; stages: times those of the curriculum's stage; adaptive: raised where a goal is missed."""
 
     def __post_init__(self) -> None:
-        for name in ("task", "distill", "feature", "fisher", "sparsity"):
+        for name in TERMS:
             value = getattr(self, name)
             if not 0 <= value < float("inf"):
                 raise ConfigError(f"stage_a.loss.{name} must be at least 0 and finite, got {value}; use e.g. 1.")
@@ -180,8 +183,27 @@ class StageAConfig:
         _check_shares(self)
         check_budgets("stage_a.budgets", self.budgets)
         _check_stages(self)
+        _check_fisher(self)
         if self.train_base:
             _check_naive(self.loss)
+
+    def require(self, model: ModelConfig) -> None:
+        """Refuse settings that ask a model of this configuration for what it does not have.
+
+        Raises:
+            ConfigError: names the setting.
+        """
+        model.projector.require("stage_a.budgets", self.budgets)
+        if self.guard.null_space > 0 and model.fusion.injection == "tokens":
+            raise ConfigError(
+                f"stage_a.guard.null_space is {self.guard.null_space}, but inserted tokens have no fusion to protect; "
+                "set it to 0, or use model.fusion.injection residual."
+            )
+        if self.loss.sparsity > 0 and model.projector.kind != "adaptive":
+            raise ConfigError(
+                f"stage_a.loss.sparsity is {self.loss.sparsity}, but a projector of kind {model.projector.kind} always "
+                "uses all of its tokens; set it to 0, or use model.projector.kind adaptive."
+            )
 
 
 def _check_stages(config: StageAConfig) -> None:
@@ -207,6 +229,16 @@ def _check_shares(config: StageAConfig) -> None:
     if any(share < 0 for share in config.phases) or abs(sum(config.phases) - 1) > 1e-6:
         raise ConfigError(
             f"stage_a.phases must be three shares that sum to 1, got {list(config.phases)}; use e.g. [0.1, 0.6, 0.3]."
+        )
+
+
+def _check_fisher(config: StageAConfig) -> None:
+    first = round(config.phases[0] * config.steps)  # steps of the first phase, which nothing is held in
+    if config.loss.fisher > 0 and first >= config.steps:
+        raise ConfigError(
+            f"stage_a.loss.fisher is {config.loss.fisher}, but it holds from the second phase on, and with "
+            f"stage_a.phases {list(config.phases)} there is none in {config.steps} steps; set it to 0, or use "
+            "e.g. [0.1, 0.6, 0.3]."
         )
 
 

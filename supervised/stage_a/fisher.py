@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from supervised.errors import CheckpointError
 from supervised.files import write_tensors
 from supervised.stage_a.examples import Examples
 
@@ -104,13 +105,18 @@ def fisher_penalty(adapter: nn.Module, information: Mapping[str, Tensor], anchor
 
 
 def consolidated(
-    path: Path, identity: Mapping[str, Any], examples: Examples, rows: Sequence[int], gate: float = 1.0
+    path: Path,
+    identity: Mapping[str, Any],
+    examples: Examples,
+    rows: Sequence[int],
+    gate: float = 1.0,
+    begun: bool = False,
 ) -> Consolidated:
     """Return information and anchor as the file at `path` keeps them; if it does not fit, measure and write it.
 
     The anchor stands in the file, because a run that goes on has moved its adapter since. A file that is missing,
-    damaged, or of another identity, other questions or another adapter's shapes is replaced; the anchor is then the
-    adapter as it is.
+    damaged, or of another identity, other questions or another adapter's shapes is replaced where the phase is about to
+    begin; the anchor is then the adapter as it is.
 
     Args:
         path: a safetensors file, written whole or not at all.
@@ -118,8 +124,10 @@ def consolidated(
         examples: prepared questions; their own identity is added.
         rows: which of them to measure on.
         gate: in (0, 1].
+        begun: steps of the phase have been taken, so that its anchor is in the file or nowhere.
 
     Raises:
+        CheckpointError: the phase has begun, and the file does not fit.
         ValueError: `rows` is empty.
         OSError: the file cannot be written.
     """
@@ -129,6 +137,11 @@ def consolidated(
     sizes = {name: parameter.numel() for name, parameter in parameters.items()}
     found = _read(path, told)
     if found is None or any({n: v.numel() for n, v in part.items()} != sizes for part in found):
+        if begun:
+            raise CheckpointError(
+                f"{path} is missing, damaged or of another run, but the phase that it belongs to has begun; "
+                "put it back, or start again in another folder."
+            )
         anchor = {name: parameter.detach().float().clone() for name, parameter in parameters.items()}
         found = fisher_information(examples, rows, gate), anchor
         named = {f"{part}.{n}": v for part, values in zip(PARTS, found, strict=True) for n, v in values.items()}

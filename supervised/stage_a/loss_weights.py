@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from supervised.stage_a.config import AudioCurriculumConfig, LossConfig
+from supervised.stage_a.config import TERMS, AudioCurriculumConfig, LossConfig
 from supervised.stage_a.curriculum import accuracy_missed, retention_missed
 
-TERMS = ("task", "distill", "feature", "fisher", "sparsity")
 HOLDING = ("distill", "feature", "fisher")
 """Terms that hold the model near its base."""
 STAGE_TABLE = {

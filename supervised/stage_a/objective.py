@@ -21,8 +21,8 @@ from supervised.stage_a.config import LossConfig
 from supervised.stage_a.examples import Batch, Examples
 from supervised.stage_a.teacher import Teacher, head_inputs, pooled_states
 
-TERMS = ("task", "distill", "feature", "sparsity")
-"""Terms that read questions; the loss is their weighted sum and the Fisher term."""
+READING = ("task", "distill", "feature", "sparsity")
+"""Terms that read questions: all but the Fisher term."""
 
 
 class Objective:
@@ -33,7 +33,7 @@ class Objective:
         self.examples, self.teacher, self.config = examples, teacher, config
 
     def counts(self, batches: Sequence[Batch]) -> Tensor:
-        """Return what each of `TERMS` averages over in these parts, float64 (4,): whole numbers."""
+        """Return what each of `READING` averages over in these parts, float64 (4,): whole numbers."""
         labels = sum(int((batch.labels != IGNORED)[~batch.retention].sum()) for batch in batches)
         anchored = sum(int(self._anchored(batch).sum()) for batch in batches)
         retention = sum(int(batch.retention.sum()) for batch in batches)

@@ -27,12 +27,12 @@ class Rows:
         """Begin with all questions that have a clip.
 
         Raises:
-            DataError: there is no question of a kind that the loss needs.
+            DataError: there is no question of a kind that the training needs.
             ConfigError: a weight is for no set that there is.
         """
         self.facts = examples.facts
         self.reads = reads(config.loss)
-        check(self.facts, config.loss)
+        check(self.facts, config)
         self.audio_share = config.audio_share
         share = config.audio_share if all(self.reads.values()) else float(self.reads["task"])
         size = config.batch_size
@@ -66,21 +66,24 @@ def reads(loss: LossConfig) -> dict[str, bool]:
     return {"task": loss.task > 0, "retention": loss.distill > 0 or loss.feature > 0}
 
 
-def check(facts: Facts, loss: LossConfig) -> None:
-    """Refuse questions among which a kind is missing that the loss reads.
+def check(facts: Facts, config: StageAConfig) -> None:
+    """Refuse questions among which a kind is missing that the loss reads, or that something is measured on.
 
     Raises:
         DataError: names the kind.
     """
-    kinds = {
-        "task": (~facts.retention, "needs audio and has a clip", "stage_a.loss.task to 0"),
-        "retention": (
-            facts.retention,
-            "needs no audio (retention_set) and has a clip all the same",
-            "stage_a.loss.distill and stage_a.loss.feature to 0",
-        ),
+    loss = config.loss
+    held = {
+        "stage_a.loss.distill": loss.distill,
+        "stage_a.loss.feature": loss.feature,
+        "stage_a.loss.fisher": loss.fisher,
+        "stage_a.guard.null_space": config.guard.null_space,
     }
-    for name, read in reads(loss).items():
-        kind, words, setting = kinds[name]
-        if read and not bool(np.any(kind & facts.has_audio)):
-            raise DataError(f"no training question {words}; add some, or set {setting}.")
+    asking = [name for name, value in held.items() if value > 0]
+    if loss.task > 0 and not bool(np.any(~facts.retention & facts.has_audio)):
+        raise DataError("no training question needs audio and has a clip; add some, or set stage_a.loss.task to 0.")
+    if asking and not bool(np.any(facts.retention & facts.has_audio)):
+        raise DataError(
+            "no training question needs no audio (retention_set) and has a clip all the same; "
+            f"add some, or set {' and '.join(asking)} to 0."
+        )

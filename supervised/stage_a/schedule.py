@@ -1,4 +1,4 @@
-"""What a step of Stage A uses, as functions of its number: phase, learning rates, gate, questions, token budget.
+"""What a step of Stage A uses, as functions of its number: phase, learning rates, gate, token budget.
 
 Because nothing here has a memory, a run that goes on from step k does what it would have done anyway.
 """
@@ -22,7 +22,7 @@ PHASES = (
     frozenset({"projector", "join", "fusion", "gate", "markers", "base"}),
     frozenset({"projector", "join", "fusion", "gate", "markers", "base"}),
 )
-"""Parts that each phase trains; `base` is the text stack with `train_base`, and in no other run."""
+"""Parts that each phase trains, as `parameter_groups` calls them; there is a `base` with `train_base` alone."""
 
 
 def parameter_groups(
@@ -111,18 +111,13 @@ def phase_at(step: int, config: StageAConfig) -> int:
     return sum(step >= round(share * config.steps) for share in (first, first + second))
 
 
-def trained_parts(phase: int) -> frozenset[str]:
-    """Return the names of the parts, as `parameter_groups` calls them, that a phase trains."""
-    return PHASES[phase]
-
-
 def freeze(optimizer: torch.optim.Optimizer, phase: int) -> None:
     """Let the parts of a phase require a gradient, and no others; what a frozen one still has is dropped.
 
     AdamW passes over a parameter without a gradient: neither its value nor its moments change, nor does it decay.
     """
     for group in optimizer.param_groups:
-        trained = group["part"] in trained_parts(phase)
+        trained = group["part"] in PHASES[phase]
         for parameter in group["params"]:
             parameter.requires_grad_(trained)
             if not trained:
@@ -136,13 +131,6 @@ def gate_at(step: int, config: StageAConfig) -> float:
     [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
     """
     return min(1.0, (step + 1) / max(1, config.gate_warmup_steps))
-
-
-def questions_at(step: int, count: int, config: StageAConfig) -> list[int]:
-    """Return which of `count` questions step `step` uses: a stream of shuffled epochs, cut into batches."""
-    first = step * config.batch_size
-    places = (divmod(place, count) for place in range(first, first + config.batch_size))
-    return [int(order(count, config.seed, str(epoch))[offset]) for epoch, offset in places]
 
 
 def budget_at(step: int, config: StageAConfig) -> int | None:

@@ -8,6 +8,7 @@ flat tails in text that is generated).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -86,7 +87,10 @@ class OutputCounter:
     def figures(self, others: Sequence[Mapping[str, float]] = ()) -> OutputFigures:
         """Return the figures of all answers so far, and of those that `others`, counts of other processes, hold."""
         each = [self.counts, *others]
-        questions, empty, looping, retention, entropy = (sum(of_it[name] for of_it in each) for name in self.counts)
+        questions, empty, looping, retention, entropy = (
+            math.fsum(of_it[name] for of_it in each)
+            for name in self.counts  # whatever their order, to the last bit
+        )
         total = max(1, questions)
         return OutputFigures(int(questions), empty / total, looping / total, entropy / retention if retention else None)
 
@@ -94,9 +98,7 @@ class OutputCounter:
 class OutputMonitor:
     """Compares evaluation after evaluation with the base."""
 
-    def __init__(self, base: OutputFigures) -> None:
-        """Take the base's figures on the questions that will be evaluated."""
-        self.base = base
+    def __init__(self) -> None:
         self._warned = 0
 
     @property
@@ -104,9 +106,14 @@ class OutputMonitor:
         """Whether the latest two evaluations had a warning each, so that the run should end."""
         return self._warned >= WARNED
 
-    def check(self, figures: OutputFigures) -> list[str]:
-        """Return a line for each figure of an evaluation, with the gate at 1, that is too far from the base's."""
-        warnings = [line for line in (self._empty(figures), self._looping(figures), self._entropy(figures)) if line]
+    def check(self, figures: OutputFigures, base: OutputFigures) -> list[str]:
+        """Return a line for each figure of an evaluation, with the gate at 1, that is too far from the base's.
+
+        Args:
+            figures: of the evaluation.
+            base: the base's on the same questions.
+        """
+        warnings = [line for line in (_empty(figures, base), _looping(figures, base), _entropy(figures, base)) if line]
         self._warned = self._warned + 1 if warnings else 0
         return warnings
 
@@ -117,33 +124,6 @@ class OutputMonitor:
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go on exactly where `get_state` was called."""
         self._warned = int(state["warned"])
-
-    def _empty(self, figures: OutputFigures) -> str:
-        if not _too_many(figures.empty, self.base.empty, figures.questions):
-            return ""
-        return (
-            f"{figures.empty:.1%} of the answers are empty, of the base's {self.base.empty:.1%}; "
-            "lower stage_a.fusion_lr, or raise stage_a.loss.distill."
-        )
-
-    def _looping(self, figures: OutputFigures) -> str:
-        if not _too_many(figures.looping, self.base.looping, figures.questions):
-            return ""
-        return (
-            f"{figures.looping:.1%} of the answers repeat themselves, of the base's {self.base.looping:.1%}; "
-            "lower stage_a.fusion_lr or stage_a.gate_lr, or raise stage_a.loss.distill."
-        )
-
-    def _entropy(self, figures: OutputFigures) -> str:
-        if figures.entropy is None or self.base.entropy is None:
-            return ""
-        far = abs(figures.entropy - self.base.entropy)
-        if far <= max(ENTROPY_NATS, ENTROPY_SHARE * self.base.entropy):  # NaN is far
-            return ""
-        return (
-            f"on retention questions the answers have a mean entropy of {figures.entropy:.2f} nats, the base's of "
-            f"{self.base.entropy:.2f}; raise stage_a.loss.distill, or lower stage_a.fusion_lr."
-        )
 
 
 def loops(tokens: Sequence[int]) -> bool:
@@ -164,6 +144,36 @@ def loops(tokens: Sequence[int]) -> bool:
 def token_entropy(logits: Tensor) -> Tensor:
     """Return the entropy in nats (B,), float32, of the distributions that logits (B, V) stand for."""
     return torch.special.entr(logits.detach().float().softmax(-1)).sum(-1)
+
+
+def _empty(figures: OutputFigures, base: OutputFigures) -> str:
+    if not _too_many(figures.empty, base.empty, figures.questions):
+        return ""
+    return (
+        f"{figures.empty:.1%} of the answers are empty, of the base's {base.empty:.1%}; "
+        "lower stage_a.fusion_lr, or raise stage_a.loss.distill."
+    )
+
+
+def _looping(figures: OutputFigures, base: OutputFigures) -> str:
+    if not _too_many(figures.looping, base.looping, figures.questions):
+        return ""
+    return (
+        f"{figures.looping:.1%} of the answers repeat themselves, of the base's {base.looping:.1%}; "
+        "lower stage_a.fusion_lr or stage_a.gate_lr, or raise stage_a.loss.distill."
+    )
+
+
+def _entropy(figures: OutputFigures, base: OutputFigures) -> str:
+    if figures.entropy is None or base.entropy is None:
+        return ""
+    far = abs(figures.entropy - base.entropy)
+    if far <= max(ENTROPY_NATS, ENTROPY_SHARE * base.entropy):  # NaN is far
+        return ""
+    return (
+        f"on retention questions the answers have a mean entropy of {figures.entropy:.2f} nats, the base's of "
+        f"{base.entropy:.2f}; raise stage_a.loss.distill, or lower stage_a.fusion_lr."
+    )
 
 
 def _too_many(share: float, base: float, questions: int) -> bool:

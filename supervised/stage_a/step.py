@@ -21,7 +21,7 @@ from supervised.stage_a.config import StageAConfig
 from supervised.stage_a.examples import Batch
 from supervised.stage_a.fisher import Consolidated
 from supervised.stage_a.null_space import NullSpace
-from supervised.stage_a.objective import TERMS, Objective
+from supervised.stage_a.objective import READING, Objective
 from supervised.stage_a.recomputing import recomputing
 from supervised.stage_a.schedule import budget_at, gate_at, set_rates
 
@@ -62,20 +62,22 @@ class Step:
         counts = self.objective.counts(batches)
         self.processes.sum_([counts])
         self.optimizer.zero_grad(set_to_none=True)
-        sums = torch.zeros(len(TERMS), dtype=torch.float64)
+        sums = torch.zeros(len(READING), dtype=torch.float64)
         again = recomputing(self.objective.examples.model.stack) if self.config.checkpointing else nullcontext()
         with recording(self.adapter) as seen, again, _training(self.adapter):
             for batch in batches:
                 terms = self.objective(batch, gate, budget, counts)
                 loss = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
                 loss.backward()
-                sums += torch.tensor([terms[name].item() if name in terms else 0.0 for name in TERMS])
+                sums += torch.tensor([terms[name].item() if name in terms else 0.0 for name in READING])
         trained = self._trained()
         for parameter in trained:  # the same list in every process
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         self.processes.sum_([sums, *(parameter.grad for parameter in trained if parameter.grad is not None)])
-        figures = {f"{name}_loss": value for name, value in zip(TERMS, sums.tolist(), strict=True) if weights[name] > 0}
+        figures = {
+            f"{name}_loss": value for name, value in zip(READING, sums.tolist(), strict=True) if weights[name] > 0
+        }
         if self.consolidated is not None and weights["fisher"] > 0:
             penalty = self.consolidated.penalty(self.adapter)
             (weights["fisher"] * penalty).backward()

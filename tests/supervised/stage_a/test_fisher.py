@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from supervised.config import FusionConfig, ModelConfig
 from supervised.data.sample import Sample, Waveform
+from supervised.errors import CheckpointError
 from supervised.files import write_tensors
 from supervised.safe_model import SafeModel
 from supervised.stage_a.examples import Examples
@@ -229,6 +230,8 @@ def test_a_file_that_does_not_fit_is_measured_again(
         write_tensors(path, {name: value for name, value in tensors.items() if name != "anchor.markers"})
     with torch.no_grad():
         examples.model.adapter.markers += 0.5
+    with pytest.raises(CheckpointError, match=r"fisher\.safetensors is missing, .* has begun; put it back, or start"):
+        consolidated(path, identity, examples, rows, gate, begun=True)
     second = consolidated(path, identity, examples, rows, gate)
     torch.testing.assert_close(second.anchor["markers"], first.anchor["markers"] + 0.5)
     assert same(second, consolidated(path, identity, examples, rows, gate))

@@ -13,12 +13,12 @@ from supervised.adapter import Adapter
 from supervised.config import FusionConfig, ProjectorConfig
 from supervised.stage_a.config import StageAConfig
 from supervised.stage_a.schedule import (
+    PHASES,
     freeze,
     parameter_groups,
     phase_at,
     rate_factor,
     set_rates,
-    trained_parts,
 )
 
 RATES = StageAConfig(projector_lr=1.0, fusion_lr=2.0, gate_lr=3.0, marker_lr=4.0, weight_decay=0.5)
@@ -141,7 +141,7 @@ def test_small_rates_hold_in_a_warm_up_too() -> None:
 
 def test_by_default_there_is_one_phase_that_trains_everything() -> None:
     assert {phase_at(step, StageAConfig()) for step in range(1001)} == {1}
-    assert {each[0] for each in of(make("gated")).values()} <= trained_parts(1) == trained_parts(2)
+    assert {each[0] for each in of(make("gated")).values()} <= PHASES[1] == PHASES[2]
 
 
 def test_the_projector_alone_learns_in_the_first_phase_and_frozen_parts_keep_values_and_moments() -> None:

@@ -89,7 +89,7 @@ def test_what_follows_the_end_of_an_answer_is_no_loop() -> None:
 def test_no_questions_have_no_figures_to_warn_of() -> None:
     figures = OutputCounter([END]).figures()
     assert figures == OutputFigures(0, 0.0, 0.0, None)
-    assert OutputMonitor(figures).check(figures) == []
+    assert OutputMonitor().check(figures, figures) == []
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_no_questions_have_no_figures_to_warn_of() -> None:
     ],
 )
 def test_ordinary_differences_are_not_warned_of(figures: OutputFigures) -> None:
-    assert OutputMonitor(BASE).check(figures) == []
+    assert OutputMonitor().check(figures, BASE) == []
 
 
 @pytest.mark.parametrize(
@@ -123,33 +123,33 @@ def test_ordinary_differences_are_not_warned_of(figures: OutputFigures) -> None:
     ],
 )
 def test_degenerate_answers_are_warned_of_in_one_line(figures: OutputFigures, message: str) -> None:
-    (line,) = OutputMonitor(BASE).check(figures)
+    (line,) = OutputMonitor().check(figures, BASE)
     assert line.startswith(message)
     assert line.endswith(".")
 
 
 def test_an_unsure_base_allows_half_of_its_entropy_either_way() -> None:
-    monitor = OutputMonitor(replace(BASE, entropy=2.0))
-    found = [bool(monitor.check(replace(BASE, entropy=entropy))) for entropy in (0.99, 1.0, 3.0, 3.01)]
+    unsure, monitor = replace(BASE, entropy=2.0), OutputMonitor()
+    found = [bool(monitor.check(replace(BASE, entropy=entropy), unsure)) for entropy in (0.99, 1.0, 3.0, 3.01)]
     assert found == [True, False, False, True]
 
 
 def test_two_evaluations_in_a_row_with_a_warning_end_a_run_and_one_between_does_not() -> None:
-    bad, monitor = replace(BASE, empty=0.5, looping=0.5), OutputMonitor(BASE)
+    bad, monitor = replace(BASE, empty=0.5, looping=0.5), OutputMonitor()
     stops = []
     for figures in (bad, BASE, bad, bad):
-        monitor.check(figures)
+        monitor.check(figures, BASE)
         stops.append(monitor.stop)
     assert stops == [False, False, False, True]
 
 
 def test_the_monitor_goes_on_from_its_state() -> None:
-    bad, monitor = replace(BASE, empty=0.5), OutputMonitor(BASE)
-    monitor.check(bad)
-    resumed = OutputMonitor(BASE)
+    bad, monitor = replace(BASE, empty=0.5), OutputMonitor()
+    monitor.check(bad, BASE)
+    resumed = OutputMonitor()
     resumed.set_state(json.loads(json.dumps(monitor.get_state())))
     assert not resumed.stop
-    resumed.check(bad)
+    resumed.check(bad, BASE)
     assert resumed.stop
 
 
@@ -180,5 +180,5 @@ def test_a_model_that_was_made_to_loop_is_told_from_its_base(tiny_model: SafeMod
         handle.remove()
     assert stuck.looping == 1.0
     assert stuck.entropy == pytest.approx(0.0, abs=1e-6)
-    lines = OutputMonitor(replace(base, looping=0.0)).check(stuck)
+    lines = OutputMonitor().check(stuck, replace(base, looping=0.0))
     assert any("repeat themselves" in line for line in lines)
