@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from supervised.config import FusionConfig, ModelConfig, ProjectorConfig
 from supervised.errors import ConfigError
 from supervised.stage_a.config import AudioCurriculumConfig, GuardConfig, LossConfig, StageAConfig
 
@@ -58,6 +59,30 @@ def test_a_stage_without_an_evaluation_is_refused() -> None:
     StageAConfig(steps=800, eval_every=200, curriculum=curriculum)
     with pytest.raises(ConfigError, match=r"eval_every is 200, but 799 steps in 4 stages need .*; use at most 199, or"):
         StageAConfig(steps=799, eval_every=200, curriculum=curriculum)
+
+
+def test_a_fisher_term_without_a_phase_that_it_holds_in_is_refused() -> None:
+    fisher = LossConfig(fisher=10.0)
+    StageAConfig(steps=10, phases=(0.9, 0.0, 0.1), loss=fisher)
+    StageAConfig(phases=(1.0, 0.0, 0.0))
+    for phases in ((1.0, 0.0, 0.0), (0.96, 0.04, 0.0)):  # 0.4 of ten steps are no step
+        with pytest.raises(ConfigError, match=r"^stage_a\.loss\.fisher is 10\.0, but .* none in 10 steps; set it to 0"):
+            StageAConfig(steps=10, phases=phases, loss=fisher)
+
+
+def test_a_null_space_is_for_an_adapter_that_fuses() -> None:
+    config = StageAConfig(guard=GuardConfig(null_space=0.5))
+    config.require(ModelConfig())
+    StageAConfig().require(ModelConfig(fusion=FusionConfig(injection="tokens")))
+    with pytest.raises(ConfigError, match=r"^stage_a\.guard\.null_space is 0\.5, but inserted tokens have no fusion"):
+        config.require(ModelConfig(fusion=FusionConfig(injection="tokens")))
+
+
+def test_sparsity_is_for_a_projector_that_can_be_sparse() -> None:
+    config = StageAConfig(loss=LossConfig(sparsity=0.1))
+    config.require(ModelConfig(projector=ProjectorConfig(kind="adaptive")))
+    with pytest.raises(ConfigError, match=r"^stage_a\.loss\.sparsity is 0\.1, but a projector of kind mlp always uses"):
+        config.require(ModelConfig())
 
 
 def test_a_loss_without_task_and_distillation_is_refused() -> None:
