@@ -60,6 +60,8 @@ class DataConfig:
     """JSONL manifest with all splits; None: SoundScenes is generated on the spot."""
     recordings: str | None = None
     """Folder of real recordings in the ESC-10 or ESC-50 layout for SoundScenes; None: its synthesiser."""
+    test_fold: int = 5
+    """Recordings: the fold of `test`; `calibration` has the one before it, in a circle, the other splits have the rest."""
     hold_out: int = 0
     """Manifest: retention questions that no training sees, nor others of their groups; they join `validation`."""
     on_error: Literal["stop", "skip"] = "stop"
@@ -83,6 +85,13 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.manifest is not None and self.recordings is not None:
             raise ConfigError("data.manifest and data.recordings are both given; give one of them.")
+        if self.test_fold not in range(1, 6):
+            raise ConfigError(f"data.test_fold must be one of the folds 1 to 5, got {self.test_fold}; use e.g. 5.")
+        if self.test_fold != 5 and self.recordings is None:
+            raise ConfigError(
+                f"data.test_fold is {self.test_fold}, but only recordings have folds; "
+                "give their folder as data.recordings, or leave data.test_fold at 5."
+            )
         if self.hold_out < 0:
             raise ConfigError(f"data.hold_out must not be below 0, got {self.hold_out}; use e.g. 10000, or 0 for none.")
         check_choice("data.on_error", self.on_error, ("stop", "skip"))

@@ -16,8 +16,10 @@ from supervised.demo.sounds import RATE
 from supervised.demo.world import CLASSES
 from supervised.errors import DataError
 
+FOLDS = 5
 SPLIT_FOLDS = {"adapter": (1, 2, 3), "train": (1, 2, 3), "validation": (1, 2, 3), "calibration": (4,), "test": (5,)}
-"""No clip is on two sides: adapter and policy learn from folds 1 to 3, certificates use 4, final figures 5."""
+"""Of `test_fold` 5. No clip is on two sides: adapter and policy learn from three folds, certificates use the fourth,
+final figures the fifth."""
 _ESC50_TARGET = {0: "dog", 10: "rain", 11: "waves", 20: "baby", 38: "clock", 21: "sneeze"} | {
     40: "helicopter",
     41: "chainsaw",
@@ -58,6 +60,15 @@ class Recordings:
         start = int(rng.integers(length - len(clip) + 1))
         out[start : start + len(clip)] = clip
         return out
+
+
+def split_folds(split: str, test_fold: int = FOLDS) -> tuple[int, ...]:
+    """Return the folds of a split where `test` has fold `test_fold`: `SPLIT_FOLDS`, turned in a circle.
+
+    >>> [split_folds(split, 1) for split in ("adapter", "calibration", "test")]
+    [(2, 3, 4), (5,), (1,)]
+    """
+    return tuple(sorted((fold + test_fold - 1) % FOLDS + 1 for fold in SPLIT_FOLDS[split]))
 
 
 def list_clips(folder: Path | str) -> list[tuple[Path, str, int]]:

@@ -16,7 +16,7 @@ from supervised.config import DataConfig
 from supervised.data.sample import SPLITS, Sample, Waveform
 from supervised.demo.pictures import render_picture
 from supervised.demo.questions import Question, draw_question
-from supervised.demo.recordings import SPLIT_FOLDS, Recordings
+from supervised.demo.recordings import Recordings, split_folds
 from supervised.demo.sounds import SoundBank, Synthesiser, render_sound
 from supervised.demo.world import RETENTION_SET, Scene, draw_scene
 
@@ -32,7 +32,9 @@ class SoundScenes(Sequence[Sample]):
         self.config = config
         self.split = split
         self._bank: SoundBank = (
-            Recordings(config.recordings, SPLIT_FOLDS[split]) if config.recordings is not None else Synthesiser()
+            Recordings(config.recordings, split_folds(split, config.test_fold))
+            if config.recordings is not None
+            else Synthesiser()
         )
         # Neighbouring questions share a scene: its sound is rendered once.
         self._sound = lru_cache(maxsize=4)(lambda scene: render_sound(scene, self._bank))

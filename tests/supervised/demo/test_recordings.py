@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
-from supervised.demo.recordings import SPLIT_FOLDS, Recordings, list_clips
-from supervised.demo.sounds import RATE
+from supervised.config import DataConfig
+from supervised.data.sample import Waveform
+from supervised.demo.config import EncoderPretraining
+from supervised.demo.recordings import Recordings, list_clips, split_folds
+from supervised.demo.scenes import SoundScenes
+from supervised.demo.sounds import RATE, render_sound
 from supervised.demo.world import CLASSES
-from supervised.errors import DataError
+from supervised.errors import ConfigError, DataError
 
 ESC10 = Path(__file__).parents[4] / "shared" / "data" / "esc10"
 
@@ -28,10 +33,43 @@ def esc10_like(tmp_path: Path) -> Path:
 def test_folds_are_kept_apart(esc10_like: Path) -> None:
     by_fold = {fold: {path for path, _, f in list_clips(esc10_like) if f == fold} for fold in range(1, 6)}
     assert all(len(paths) == len(CLASSES) for paths in by_fold.values())
-    learned = set(SPLIT_FOLDS["adapter"]) | set(SPLIT_FOLDS["train"]) | set(SPLIT_FOLDS["validation"])
-    assert not learned & set(SPLIT_FOLDS["calibration"])
-    assert not learned & set(SPLIT_FOLDS["test"])
-    assert not set(SPLIT_FOLDS["calibration"]) & set(SPLIT_FOLDS["test"])
+
+
+@pytest.mark.parametrize("test_fold", range(1, 6))
+def test_the_folds_of_learning_certificates_and_final_figures_are_all_five_and_kept_apart(test_fold: int) -> None:
+    learned = split_folds("adapter", test_fold)
+    assert split_folds("train", test_fold) == split_folds("validation", test_fold) == learned
+    sides = (*learned, *split_folds("calibration", test_fold), *split_folds("test", test_fold))
+    assert sorted(sides) == [1, 2, 3, 4, 5]
+    assert split_folds("test", test_fold) == (test_fold,)
+
+
+def test_the_folds_of_the_default_are_those_of_the_shipped_encoder() -> None:
+    assert split_folds("adapter") == EncoderPretraining().folds == (1, 2, 3)
+
+
+def test_the_scenes_of_a_split_sound_like_its_folds(esc10_like: Path) -> None:
+    bank = Recordings(esc10_like, [2])
+    scenes = SoundScenes(DataConfig(recordings=str(esc10_like), test_fold=2), "test")
+    scene = scenes.scene_and_question(0)[0]
+    heard = scenes[0].audio
+    assert isinstance(heard, Waveform)
+    np.testing.assert_array_equal(heard.samples, render_sound(scene, bank).samples)
+    other = SoundScenes(DataConfig(recordings=str(esc10_like)), "test")[0].audio
+    assert isinstance(other, Waveform)
+    assert not np.array_equal(heard.samples, other.samples)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"test_fold": 6, "recordings": "ESC-10"}, r"data\.test_fold must be one of the folds 1 to 5, got 6"),
+        ({"test_fold": 2}, r"data\.test_fold is 2, but only recordings have folds; give their folder"),
+    ],
+)
+def test_a_fold_that_is_not_there_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        DataConfig(**values)
 
 
 def test_clips_are_resampled_and_short_ones_are_surrounded_by_silence(esc10_like: Path) -> None:
