@@ -61,7 +61,7 @@ class DataConfig:
     recordings: str | None = None
     """Folder of real recordings in the ESC-10 or ESC-50 layout for SoundScenes; None: its synthesiser."""
     test_fold: int = 5
-    """Recordings: the fold of `test`. `calibration` has the one before it, in a circle; the other splits have the rest."""
+    """Recordings: the fold of `test`; that of `calibration` is the one before it, in a circle; the rest is learned."""
     hold_out: int = 0
     """Manifest: retention questions that no training sees, nor others of their groups; they join `validation`."""
     on_error: Literal["stop", "skip"] = "stop"
