@@ -137,6 +137,8 @@ def trained_model(config: RunConfig, adapter: Path) -> SafeModel:
         device=config.model.device,
         more_encoders=config.model.more_encoders,
         feature_cache=config.model.feature_cache,
+        trust_remote_code=config.model.trust_remote_code,
+        base_revision=config.model.base_revision,
     )
 
 
@@ -238,6 +240,8 @@ def _model_origin(config: RunConfig) -> dict[str, Any]:
     """Return what the model is made of; where it runs does not matter."""
     origin: dict[str, Any] = to_dict(config.model)
     del origin["device"], origin["feature_cache"]
+    if not config.model.trust_remote_code:  # then the model is that of a time before it could be asked for
+        del origin["trust_remote_code"]
     for name, shipped in (("base", BASE), ("encoder", ENCODER)):
         if origin[name] == "demo":
             origin[name] = f"demo {folder_sha256(shipped)}"

@@ -67,7 +67,8 @@ def save_adapter(folder: Path | str, adapter: nn.Module, config: ModelConfig, fi
         temporary.write_bytes(content)
     index = {"format": FORMAT, "version": VERSION, "weights": {"file": weights.name, "sha256": sha256}}
     config = replace(config, feature_cache=None)  # a place, and of no meaning on another machine
-    write_json(folder / INDEX, index | {"fit": asdict(fit), "config": asdict(config)})
+    values = {name: value for name, value in asdict(config).items() if name != "trust_remote_code"}
+    write_json(folder / INDEX, index | {"fit": asdict(fit), "config": values})
     for old in folder.glob("adapter-*.safetensors"):
         if old != weights:
             old.unlink()
@@ -178,6 +179,7 @@ def _read_index(path: Path) -> dict[str, Any]:
 def _config(saved: dict[str, Any]) -> ModelConfig:
     """Return the configuration from JSON; unknown names and values out of range are refused."""
     parts = {
+        "trust_remote_code": False,  # whatever the file says: whom to trust is for the caller to say
         "more_encoders": tuple(saved["more_encoders"]),
         "projector": ProjectorConfig(**saved["projector"]),
         "fusion": FusionConfig(**saved["fusion"] | {"layers": tuple(saved["fusion"]["layers"])}),

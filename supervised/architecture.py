@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from supervised.base import LOAD_ERRORS, first_line, locate
+from supervised.base import LOAD_ERRORS, first_line, locate, needs_code
 from supervised.errors import ModelError
 
 SHIPPED = Path(__file__).parent / "architectures"
@@ -28,7 +28,7 @@ def architecture(source: str, revision: str | None, kind: Literal["base", "encod
         kind: for the error's text.
 
     Raises:
-        ModelError: it is nowhere on this machine, or the folder's configuration is damaged.
+        ModelError: it is nowhere on this machine, the folder's configuration is damaged, or needs code to be read.
     """
     from transformers import AutoConfig
 
@@ -42,6 +42,11 @@ def architecture(source: str, revision: str | None, kind: Literal["base", "encod
     except LOAD_ERRORS as error:  # a ModelError is a ValueError
         if shipped is not None and not Path(source).exists():
             return AutoConfig.for_model(**shipped), "shipped"
+        if needs_code(error):
+            raise ModelError(
+                f"{kind} {source!r} needs Python code that lies beside it, and nothing is run to describe a model, "
+                "whatever model.trust_remote_code says; describe a model of transformers that is like it."
+            ) from error
         if Path(source).exists():
             raise ModelError(
                 f"{kind} {source!r} has no configuration that can be read ({first_line(error)}); "

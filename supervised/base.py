@@ -2,7 +2,7 @@
 
 In: a path or an id with safetensors weights. Out: the model in eval mode without a trainable parameter, its
 processor, a hash of its weights, the size of its text embeddings, and the module in it that reads the merged
-text-and-image embeddings. Nothing here changes the model; no code from the checkpoint is executed.
+text-and-image embeddings. Nothing here changes the model; code beside the checkpoint is executed only if asked for.
 """
 
 from __future__ import annotations
@@ -34,21 +34,26 @@ _CALLS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 """A lock per base that keeps state between the steps of a call."""
 
 
-def load_base(source: str | Path, revision: str | None = None, dtype: str = "auto") -> tuple[Any, Any]:
+def load_base(
+    source: str | Path, revision: str | None = None, dtype: str = "auto", trust_remote_code: bool = False
+) -> tuple[Any, Any]:
     """Return model and processor of a vision-language model, the model frozen and in eval mode.
 
     Args:
         source: a folder, a Hugging Face id, or "demo".
         revision: commit on the Hugging Face hub; None: the newest.
         dtype: "auto" (that of the checkpoint), "float32" or "bfloat16".
+        trust_remote_code: execute Python code that lies beside the checkpoint, where it brings its own.
 
     Raises:
-        ModelError: not there, damaged, incomplete, no safetensors, no vision-language model, no tokenizer.
+        ModelError: not there, damaged, incomplete, no safetensors, no vision-language model, no tokenizer, or made of
+            code of its own that is not trusted.
     """
     from transformers import AutoModelForImageTextToText
 
     path = locate(source, "base")
-    options = {"revision": revision or "main", "trust_remote_code": False}
+    options = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
+    errors = (Exception,) if trust_remote_code else LOAD_ERRORS  # foreign code may raise anything
     try:
         model, report = AutoModelForImageTextToText.from_pretrained(
             path, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
@@ -56,7 +61,12 @@ def load_base(source: str | Path, revision: str | None = None, dtype: str = "aut
         processor = load_processor(path, model.config, options)
     except ModelError:
         raise
-    except LOAD_ERRORS as error:
+    except errors as error:
+        if not trust_remote_code and needs_code(error):
+            raise ModelError(
+                f"base {str(source)!r} needs Python code that lies beside it, and such code is not run unless asked "
+                "for; read it, and if you trust it set model.trust_remote_code to true, or give another base."
+            ) from error
         raise ModelError(
             f"base {str(source)!r} cannot be loaded ({first_line(error)}); "
             "give a folder or a Hugging Face id of a vision-language model with safetensors weights and a processor."
@@ -88,6 +98,11 @@ def locate(source: str | Path, kind: Literal["base", "encoder"]) -> str:
     if isinstance(source, Path) or path.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1:
         raise ModelError(f"{kind} {str(source)!r} is not a folder; give a folder, a Hugging Face id, or demo.")
     return source
+
+
+def needs_code(error: BaseException) -> bool:
+    """Return whether transformers raised `error` because the checkpoint is nothing without code of its own."""
+    return "trust_remote_code=True" in str(error)
 
 
 def freeze(model: Any) -> Any:

@@ -252,6 +252,8 @@ class ModelConfig:
     """Vision-language model: a folder, a Hugging Face id, or demo (ships with the package)."""
     base_revision: str | None = None
     """Commit of the base on the Hugging Face hub; None: the newest."""
+    trust_remote_code: bool = False
+    """Run Python code that lies beside the base. WARNING: it can do all that you can; read it, and pin its commit."""
     prompt: str | None = None
     """Plain prompt with {} for the question; None: the base's chat template, or "Question: {} Answer:" without one."""
     encoder: str = "demo"

@@ -104,6 +104,8 @@ def _facts(config: ModelConfig, fit: Fit, parameters: int) -> Iterator[tuple[str
     yield "base", _name(config.base)
     yield "base revision", config.base_revision or newest
     yield "base weights, SHA-256", f"`{fit.base_sha256}`"
+    if config.trust_remote_code:
+        yield "base's own code", "is needed: name the base and trust it with `base=..., trust_remote_code=True`"
     yield "width of the base's embeddings", str(fit.hidden_size)
     yield "encoder", _name(config.encoder)
     yield "encoder revision", config.encoder_revision or newest

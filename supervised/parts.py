@@ -33,12 +33,12 @@ def load_parts(config: ModelConfig) -> tuple[Any, Any, AudioEncoder, Fit]:
         ModelError: one of them cannot be loaded, the base cannot be asked, or audio cannot enter it.
     """
     device = find_device(config.device)
-    base, processor = load_base(config.base, config.base_revision)
+    base, processor = load_base(config.base, config.base_revision, trust_remote_code=config.trust_remote_code)
     base_sha256 = weights_sha256(base)  # of the checkpoint, whatever it is computed in
     if config.dtype != "auto" and base.dtype != getattr(torch, config.dtype):
         # Loaded anew rather than converted: some parts (rotary frequencies) stay in float32 that way.
         del base  # or the memory would have to hold it twice
-        base, processor = load_base(config.base, config.base_revision, config.dtype)
+        base, processor = load_base(config.base, config.base_revision, config.dtype, config.trust_remote_code)
     base.to(device)
     probe(base, resolve_stack(base), _example(processor, config).to(device, dtype=base.dtype))
     encoder = load_encoders(config.encoder, config.encoder_revision, config.more_encoders)

@@ -15,6 +15,7 @@ from supervised.adapter import Adapter
 from supervised.adapter_files import Fit, check_fit, load_weights, read_adapter, save_adapter
 from supervised.config import ModelConfig
 from supervised.encoders.features import AudioEncoder
+from supervised.errors import ConfigError
 from supervised.files import write_text
 from supervised.hub import CARD, local_adapter
 from supervised.model_card import model_card, read_metrics
@@ -29,20 +30,30 @@ def read_saved(
     more_encoders: Sequence[str] | None,
     device: str | None,
     feature_cache: str | None,
+    trust_remote_code: bool,
+    base_revision: str | None,
 ) -> tuple[Any, Any, AudioEncoder, Adapter, ModelConfig, Fit]:
     """Return base, processor, encoder, adapter, configuration and fit; arguments as of `SafeModel.from_pretrained`.
 
     Raises:
         CheckpointError: the adapter is missing, damaged or of another version, or cannot be downloaded.
-        ConfigError: a revision for a folder.
+        ConfigError: a revision for a folder, or trust in a base that the caller does not name.
         ModelError: base or encoder are not those the adapter was trained on.
     """
+    if trust_remote_code and base is None:
+        raise ConfigError(
+            "trust_remote_code is True, but base is not given, and an adapter may name any base; "
+            "give the base that you trust, and its base_revision if it lies on the hub."
+        )
     config, saved, tensors = read_adapter(local_adapter(folder, revision))
+    if base_revision is None and not trust_remote_code and base in (None, config.base):
+        # A commit belongs to its repository, and another one does not have it. Whose code runs no file may choose.
+        base_revision = config.base_revision
     config = replace(
         config,
         base=base or config.base,
-        # A commit belongs to its repository, and another one does not have it.
-        base_revision=config.base_revision if (base or config.base) == config.base else None,
+        base_revision=base_revision,
+        trust_remote_code=trust_remote_code,
         encoder=encoder or config.encoder,
         encoder_revision=config.encoder_revision if (encoder or config.encoder) == config.encoder else None,
         more_encoders=config.more_encoders if more_encoders is None else tuple(more_encoders),

@@ -85,6 +85,8 @@ class SafeModel:
         more_encoders: Sequence[str] | None = None,
         feature_cache: str | None = None,
         revision: str | None = None,
+        trust_remote_code: bool = False,
+        base_revision: str | None = None,
     ) -> SafeModel:
         """Load a saved adapter with the base and the encoder that it names.
 
@@ -96,13 +98,16 @@ class SafeModel:
             more_encoders: where the further encoders lie now; None: where they were.
             feature_cache: folder that keeps what the encoders heard; None: nothing is kept.
             revision: commit of the adapter on the hub; None: the newest.
+            trust_remote_code: run Python code that lies beside `base`, which must be given: no adapter can ask for it.
+            base_revision: commit of `base` on the hub; None: as said above, with trust_remote_code the newest.
 
         Raises:
             CheckpointError: the adapter is missing, damaged or of another version, or cannot be downloaded.
-            ConfigError: a revision for a folder.
+            ConfigError: a revision for a folder, or trust_remote_code without a base.
             ModelError: base or encoder are not those the adapter was trained on.
         """
-        return cls(*read_saved(folder, revision, base, encoder, more_encoders, device, feature_cache))
+        places = (base, encoder, more_encoders, device, feature_cache)
+        return cls(*read_saved(folder, revision, *places, trust_remote_code, base_revision))
 
     def save_pretrained(
         self, folder: Path | str, metrics: Mapping[str, Any] | Path | str | None = None, licence: str | None = None
@@ -150,7 +155,11 @@ class SafeModel:
             "base": self.fit.base_sha256,
             "encoder": self.fit.encoder_sha256,
             "adapter": weights_sha256(self.adapter),
-            "config": {name: value for name, value in asdict(self.config).items() if name != "feature_cache"},
+            "config": {
+                name: value
+                for name, value in asdict(self.config).items()
+                if name != "feature_cache" and (value or name != "trust_remote_code")  # not trusted: as ever
+            },
         }
 
     def inputs(self, samples: Sequence[Sample]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,10 @@ import pytest
 
 from safe_rl import build_outcomes, train_policy, train_stage_a
 from safe_rl.artefact import folder_sha256
+from safe_rl.config import RunConfig
+from safe_rl.pipeline import trained_model
+from supervised.config import ModelConfig
+from supervised.safe_model import SafeModel
 
 pytestmark = pytest.mark.slow
 
@@ -70,6 +75,7 @@ def test_speed_and_place_do_not_change_what_a_table_is(copy: Path, argv: list[st
     ("change", "told"),
     [
         (["--stage_a.steps", "5"], "stage_a was made with another configuration (stage_a.steps 4 there, 5 here)"),
+        (["--model.trust_remote_code", "true"], "(model.trust_remote_code null there, true here)"),
         (["--data.hold_out", "1"], "stage_a was made with another configuration (data.hold_out"),
         (["--outcomes.preview", "clap"], "table was made with another configuration (outcomes.preview"),
     ],
@@ -130,6 +136,15 @@ def test_budgets_of_the_table_are_those_of_stage_a_and_each_is_an_action(
     assert read(tmp_path / "run" / "stage_a" / "made_from.json")["made_from"]["stage_a"]["budgets"] == [2, 4, 8]
     for part in ("stage_a", "table"):  # runs of a time before there were budgets are still the same runs
         assert "budgets" not in json.dumps(read(run_dir / part / "made_from.json"))
+        assert "trust_remote_code" not in json.dumps(read(run_dir / part / "made_from.json"))
+
+
+def test_a_trained_model_trusts_what_the_configuration_trusts(tiny_config: ModelConfig, tmp_path: Path) -> None:
+    SafeModel.attach(tiny_config).save_pretrained(tmp_path)
+    for trust, commit in ((False, None), (True, "b2")):
+        model = replace(tiny_config, trust_remote_code=trust, base_revision=commit)
+        loaded = trained_model(RunConfig(model=model), tmp_path).config
+        assert (loaded.trust_remote_code, loaded.base_revision) == (trust, commit)
 
 
 def test_budgets_above_the_projectors_tokens_are_refused_before_anything_begins(
