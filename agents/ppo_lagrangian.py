@@ -8,7 +8,8 @@ The multiplier takes one step of dual ascent per rollout, before the policy does
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, Unpack
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, Unpack
 
 import numpy as np
 import torch as th
@@ -16,7 +17,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
-from stable_baselines3.common.utils import LinearSchedule, obs_as_tensor
+from stable_baselines3.common.utils import LinearSchedule, get_system_info, obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
@@ -27,7 +28,7 @@ from agents.episodes import EpisodeMeter, check_environment, check_rewards, read
 from agents.multiplier import LagrangeMultiplier
 from agents.objective import Weights, clip_gradients, mixed_advantages, ppo_slopes
 from agents.retention import RetentionBuffer
-from agents.sb3_settings import Keywords, check_kinds, configured, policy_arguments
+from agents.sb3_settings import Keywords, check_kinds, check_loading, configured, policy_arguments
 from agents.storage.agent_state import network_parameters
 from agents.storage.archive import Target
 from agents.storage.saving import SavedAgent, at_rest, awaken
@@ -309,10 +310,14 @@ class PPOLagrangian(PPO):
         path: Target,
         env: GymEnv | None = None,
         device: th.device | str = "cpu",
+        custom_objects: None = None,
+        print_system_info: bool = False,
+        force_reset: Literal[True] = True,
         *,
         policy: type[CostActorCriticPolicy] | None = None,
         policy_kwargs: dict[str, Any] | None = None,
         retention: RetentionBuffer | None = None,
+        **keywords: Unpack[Keywords],
     ) -> PPOLagrangian:
         """Make an agent again from a file of `save`; nothing in the file is executed.
 
@@ -320,14 +325,26 @@ class PPOLagrangian(PPO):
             path: of the file.
             env: to learn or to evaluate on, of any number of copies; None: for `predict` alone.
             device: of the network.
+            custom_objects: None; the file holds plain values only, so that nothing in it needs another object.
+            print_system_info: print the versions of what runs here; the file holds none.
+            force_reset: True; a saved agent starts new episodes.
             policy: the class of the policy, where it was not given by name.
             policy_kwargs: arguments of the policy, where a file cannot hold them (classes outside torch.nn, say).
             retention: the retention buffer, to go on training with one.
+            keywords: settings that change, by the names of stable-baselines3's PPO, such as learning_rate.
 
         Raises:
             CheckpointError: the file is missing, damaged or another, or something that it cannot hold is not given.
+            ConfigError: something is asked for that is not there, or a setting is unknown or out of range.
         """
-        return awaken(cls, SavedAgent.read(path), env, device, policy, policy_kwargs, retention)
+        check_loading(custom_objects, force_reset, keywords)
+        if print_system_info:
+            get_system_info()
+        saved = SavedAgent.read(path)
+        if keywords:
+            n_envs = saved.n_envs if env is None else getattr(env, "num_envs", 1)
+            saved = replace(saved, config=configured(saved.config, keywords, n_envs))
+        return awaken(cls, saved, env, device, policy, policy_kwargs, retention)
 
     def set_parameters(
         self, load_path_or_dict: Any, exact_match: bool = True, device: th.device | str = "auto"

@@ -55,6 +55,13 @@ class Keywords(TypedDict, total=False):
     stats_window_size: Literal[100]
 
 
+AFTER_LOADING = {
+    "seed": "call model.set_random_seed(seed)",
+    "tensorboard_log": "set model.tensorboard_log",
+    "verbose": "set model.verbose",
+    "lagrangian": "call model.set_limits(limits)",
+}
+"""Argument of the constructor that `load` does not take -> what does the same."""
 FIELDS = {"ent_coef": "entropy_coefficient", "vf_coef": "value_coefficient"}
 """Keyword -> field of `PPOConfig`, where they differ."""
 SCHEDULES = {
@@ -132,6 +139,26 @@ def check_kinds(policy: Any, names: Iterable[str], lagrangian: Any) -> None:
         raise ConfigError(
             f"lagrangian must be a LagrangianConfig, got {lagrangian!r}; use e.g. LagrangianConfig(limit=25.0)."
         )
+
+
+def check_loading(custom_objects: object, force_reset: object, keywords: Mapping[str, Any]) -> None:
+    """Refuse arguments of stable-baselines3's `load` that have no meaning here.
+
+    Raises:
+        ConfigError: names the argument and what to do instead.
+    """
+    if custom_objects:
+        raise ConfigError(
+            f"PPOLagrangian.load takes custom_objects=None only, because the file holds plain values, got "
+            f"{custom_objects!r}; leave it out, and give policy, policy_kwargs, retention or settings by name."
+        )
+    if force_reset is not True:
+        raise ConfigError(
+            f"PPOLagrangian.load takes force_reset=True only, because a saved agent starts new episodes, got "
+            f"{force_reset!r}; leave it out, or go on within an episode with agents.checkpoint."
+        )
+    for name in [name for name in AFTER_LOADING if name in keywords]:
+        raise ConfigError(f"PPOLagrangian.load takes no {name}; load the agent and then {AFTER_LOADING[name]}.")
 
 
 def policy_arguments(given: Mapping[str, Any]) -> dict[str, Any]:

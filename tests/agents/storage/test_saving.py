@@ -24,6 +24,7 @@ from agents.ppo_lagrangian import PPOLagrangian
 from agents.retention import RetentionBuffer
 from agents.storage.archive import CONTENTS, TENSORS, write_archive
 from agents.storage.space_json import describe_space, restore_space
+from supervised.errors import ConfigError
 
 CONFIG = PPOConfig(num_envs=4, n_steps=25, batch_size=50, n_epochs=2, hidden=(8, 4), critic_hidden=(5,))
 LIMITS = LagrangianConfig(limit=(0.5, 1.0), lr=0.1, update="pid", smoothing=0.25)
@@ -254,6 +255,49 @@ def test_an_environment_of_other_spaces_is_refused(model: PPOLagrangian, knapsac
     model.save(tmp_path / "agent.zip")
     with pytest.raises(ValueError, match=r"Observation spaces do not match: Box.* != Box"):
         PPOLagrangian.load(tmp_path / "agent.zip", env=DummyVecEnv([lambda: knapsack([1.0, 2.0, 3.0], 2)]))
+
+
+def test_settings_may_change_when_an_agent_is_loaded(model: PPOLagrangian, runner: Any, tmp_path: Path) -> None:
+    model.save(tmp_path / "agent")
+    loaded = PPOLagrangian.load(tmp_path / "agent", env=_env(runner, 2), learning_rate=1e-5, batch_size=25)
+    assert loaded.config == dataclasses.replace(
+        CONFIG, num_envs=2, batch_size=25, learning_rate=1e-5, final_learning_rate=1e-5
+    )
+    for (name, one), other in zip(model.policy.named_parameters(), loaded.policy.parameters(), strict=True):
+        assert torch.equal(one, other), name
+    loaded.learn(50, reset_num_timesteps=False)
+    assert loaded.metrics["train/learning_rate"] == 1e-5
+
+
+def test_the_defaults_of_stable_baselines3s_load_change_nothing(
+    model: PPOLagrangian, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model.save(tmp_path / "agent")
+    loaded = PPOLagrangian.load(tmp_path / "agent", None, "cpu", None, False, True)
+    assert (loaded.config, capsys.readouterr().out) == (CONFIG, "")
+    PPOLagrangian.load(tmp_path / "agent", print_system_info=True)
+    assert "Stable-Baselines3" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"custom_objects": {"lr_schedule": 1}}, r"custom_objects=None only, because the file holds plain values, got"),
+        ({"force_reset": False}, r"force_reset=True only, because a saved agent starts new episodes, got False; leave"),
+        ({"verbose": 1}, r"load takes no verbose; load the agent and then set model\.verbose\.$"),
+        ({"seed": 1}, r"load takes no seed; load the agent and then call model\.set_random_seed\(seed\)\.$"),
+        ({"learning_rat": 1e-4}, r"PPOLagrangian has no setting learning_rat; did you mean learning_rate"),
+        ({"clip_range_vf": 0.1}, r"takes clip_range_vf=None only, because values are not clipped, got 0\.1"),
+        ({"batch_size": 33}, r"batch_size"),
+    ],
+)
+def test_what_load_does_not_take_is_refused_by_name_in_one_line(
+    model: PPOLagrangian, tmp_path: Path, given: dict[str, Any], told: str
+) -> None:
+    model.save(tmp_path / "agent")
+    with pytest.raises(ConfigError, match=told) as caught:
+        PPOLagrangian.load(tmp_path / "agent", **given)
+    assert "\n" not in str(caught.value)
 
 
 def test_parts_of_a_save_cannot_be_left_out(model: PPOLagrangian, tmp_path: Path) -> None:
