@@ -1,6 +1,6 @@
-"""What every part of Stage A is worth: it is left out, and the rest is trained and measured as before.
+"""What every part of Stage A is worth: it is left out, or put in, and the rest is trained and measured as before.
 
-    python benchmarks/stage_a_ablations.py [--variants whole naive] [--seeds 5] [--workers 2] [--out FILE]
+    python benchmarks/stage_a_ablations.py [--variants default 'naive fine-tuning'] [--seeds 5] [--workers 2] [--out FILE]
 
 Each variant is trained on SoundScenes with the settings of the demo but for what its name says, once per seed (of the
 adapter and of the order of the questions; the questions are the same). Measured are the test questions, with the gate
@@ -24,41 +24,46 @@ from statistics import mean, stdev
 from typing import Any
 
 from safe_rl.config import RunConfig
+from supervised.stage_a.config import AudioCurriculumConfig, LossConfig
 
 NO_ANCHOR: dict[str, Any] = {"distill": 0.0, "feature": 0.0, "fisher": 0.0}
 
 
 def variants(run: RunConfig) -> dict[str, RunConfig]:
-    """Return the configuration of every variant by its name; the first is the whole method."""
+    """Return the configuration of every variant by its name; the first is that of the demo."""
 
     def model(part: str, **values: Any) -> RunConfig:
         return replace(run, model=replace(run.model, **{part: replace(getattr(run.model, part), **values)}))
 
-    def loss(**values: Any) -> RunConfig:
-        return replace(run, stage_a=replace(run.stage_a, loss=replace(run.stage_a.loss, **values)))
+    def stage_a(**values: Any) -> RunConfig:
+        return replace(run, stage_a=replace(run.stage_a, **values))
 
-    concatenated = model("fusion", injection="tokens")
-    naive = replace(concatenated.stage_a, train_base=True, loss=replace(run.stage_a.loss, **NO_ANCHOR))
-    silence = replace(run.data.preprocess, silence=True)
+    def loss(**values: Any) -> LossConfig:
+        return replace(run.stage_a.loss, **values)
+
+    stages = AudioCurriculumConfig(shares=(0.25, 0.5, 0.75, 1.0))
+    phases = (0.1, 0.6, 0.3)
+    often = run.stage_a.steps // 5  # a stage needs an evaluation
+    tokens = model("fusion", injection="tokens")
+    naive = replace(run.stage_a, train_base=True, loss=loss(**NO_ANCHOR))
     return {
-        "whole": run,
-        "without distillation": loss(distill=0.0),
-        "without feature term": loss(feature=0.0),
-        "without Fisher": loss(fisher=0.0),
-        "nothing holds the base": loss(**NO_ANCHOR),
-        "without curriculum": replace(
-            run, stage_a=replace(run.stage_a, curriculum=replace(run.stage_a.curriculum, shares=()))
-        ),
-        "without phases": replace(run, stage_a=replace(run.stage_a, phases=(0.0, 1.0, 0.0))),
+        "default": run,
+        "without distillation": stage_a(loss=loss(distill=0.0)),
+        "without feature term": stage_a(loss=loss(feature=0.0)),
+        "nothing holds the base": stage_a(loss=loss(**NO_ANCHOR)),
+        "with Fisher": stage_a(loss=loss(fisher=10.0), phases=phases),
+        "with phases": stage_a(phases=phases),
+        "with curriculum": stage_a(curriculum=stages, eval_every=often),
+        "with all three": stage_a(loss=loss(fisher=10.0), phases=phases, curriculum=stages, eval_every=often),
+        "null space": stage_a(guard=replace(run.stage_a.guard, null_space=0.9)),
         "without RMS match": model("fusion", rms_match=False),
         "4 tokens": model("projector", tokens=4),
         "16 tokens": model("projector", tokens=16),
         "rank 4": model("fusion", lora_rank=4),
         "rank 16": model("fusion", lora_rank=16),
-        "null space": replace(run, stage_a=replace(run.stage_a, guard=replace(run.stage_a.guard, null_space=0.9))),
-        "concatenation": concatenated,
-        "silent audio": replace(run, data=replace(run.data, preprocess=silence)),
-        "naive fine-tuning": replace(concatenated, stage_a=naive),
+        "concatenation": tokens,
+        "silent audio": replace(run, data=replace(run.data, preprocess=replace(run.data.preprocess, silence=True))),
+        "naive fine-tuning": replace(tokens, stage_a=naive),
     }
 
 
