@@ -1,6 +1,6 @@
 """What every part of Stage A is worth: it is left out, or put in, and the rest is trained and measured as before.
 
-    python benchmarks/stage_a_ablations.py [--variants default 'naive fine-tuning'] [--seeds 5] [--workers 2] [--out FILE]
+    python benchmarks/stage_a_ablations.py [--variants default "null space"] [--seeds 5] [--workers 2] [--out FILE]
 
 Each variant is trained on SoundScenes with the settings of the demo but for what its name says, once per seed (of the
 adapter and of the order of the questions; the questions are the same). Measured are the test questions, with the gate
