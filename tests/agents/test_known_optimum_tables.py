@@ -17,7 +17,8 @@ from envs.known_optimum import KnownTable, random_problem
 ROWS = {"train": 24_000, "validation": 12_000, "test": 4_000}
 LEAST = {"ppo": 0.93, "exact": 0.95}
 """Share of what the best policy within the limit gains over never using audio, on average over the kinds."""
-LEAST_OF_A_KIND = 0.88
+LEAST_OF_A_KIND = 0.8
+"""Of two tables: where one cell decides whether the limit is kept, luck of the held-out rows costs a tenth or two."""
 SLACK = 0.003
 
 PROBLEMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
