@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
@@ -22,6 +23,9 @@ from supervised.data.sample import Sample, Waveform
 
 if TYPE_CHECKING:
     from supervised.safe_model import SafeModel
+
+hypothesis.settings.register_profile("safe", deadline=None)  # a machine that others use as well is slow at times
+hypothesis.settings.load_profile("safe")
 
 RATE = 16_000
 WORDS = (
