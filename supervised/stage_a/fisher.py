@@ -146,7 +146,7 @@ def consolidated(
         found = fisher_information(examples, rows, gate), anchor
         named = {f"{part}.{n}": v for part, values in zip(PARTS, found, strict=True) for n, v in values.items()}
         arrays = {name: value.cpu().numpy() for name, value in named.items()}
-        write_tensors(path, arrays, {"identity": told, "sha256": _digest(named)})
+        write_tensors(path, arrays, {"sha256": _digest(told, named)})
     information, anchor = (
         {name: part[name].reshape(parameter.shape).to(parameter.device) for name, parameter in parameters.items()}
         for part in found
@@ -173,7 +173,7 @@ def _read(path: Path, told: str) -> tuple[dict[str, Tensor], dict[str, Tensor]] 
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (OSError, SafetensorError):
         return None
-    if header != {"identity": told, "sha256": _digest(tensors)}:
+    if header != {"sha256": _digest(told, tensors)}:
         return None
     information, anchor = (
         {name.removeprefix(f"{part}."): value for name, value in tensors.items() if name.startswith(f"{part}.")}
@@ -182,9 +182,9 @@ def _read(path: Path, told: str) -> tuple[dict[str, Tensor], dict[str, Tensor]] 
     return information, anchor
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of names and values."""
-    digest = hashlib.sha256()
+def _digest(told: str, tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of identity, names and values: one entry, as safetensors writes several in any order."""
+    digest = hashlib.sha256(told.encode())
     for name in sorted(tensors):
         digest.update(name.encode())
         digest.update(tensors[name].cpu().numpy().tobytes())
