@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safe_rl.artefact import Artefact, claim, folder_sha256, listing_sha256, refuse_stranger
+from safe_rl.artefact import REMEDY, Artefact, claim, folder_sha256, listing_sha256, refuse_stranger
 from safe_rl.config import RunConfig
 from safe_rl.determinism import prepare
 from safe_rl.options import existing_folder, to_dict
@@ -57,8 +57,10 @@ def _check_inputs(config: RunConfig) -> None:
         existing_folder(config.data.recordings, "data.recordings", remedy)
     if config.data.manifest is not None and not Path(config.data.manifest).is_file():
         raise ConfigError(f"data.manifest: {config.data.manifest} is not a file; give the path of a JSONL manifest.")
-    refuse_stranger(Path(config.run_dir) / "stage_a", _adapter_origin(config), CheckpointError)
-    refuse_stranger(Path(config.run_dir) / "table", _table_origin(config), TableError)
+    own = Path(config.run_dir) / "config.yaml"
+    remedy = f"give another --run_dir, or this one's configuration with --config {own}" if own.is_file() else REMEDY
+    refuse_stranger(Path(config.run_dir) / "stage_a", _adapter_origin(config), CheckpointError, remedy=remedy)
+    refuse_stranger(Path(config.run_dir) / "table", _table_origin(config), TableError, remedy=remedy)
 
 
 def open_table(config: RunConfig, folder: RunFolder) -> OutcomeTable:

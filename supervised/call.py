@@ -44,14 +44,22 @@ class Asked:
 
         Raises:
             ConfigError: the gate is outside [0, 1], or the budget above the number of tokens.
-            ModelError: audio, prompt mask or prefix are of another shape, or of other prompts or pictures.
+            ModelError: audio, prompt mask or prefix are of another kind or shape, or of other prompts or pictures.
         """
+        if "input_ids" not in inputs:
+            raise ModelError("the inputs hold no input_ids; give what SafeModel.inputs(samples) returns.")
         ids, gate, budget = inputs["input_ids"], self.gate, self.budget  # (B, L)
         if not isinstance(gate, (float, int)) or not 0 <= gate <= 1:  # a tensor would cost a sync per call
             raise ConfigError(f"gate must be a number in [0, 1], got {gate}; 0 is the base alone, 1 all of the audio.")
         if budget is not None and not (isinstance(budget, int) and 1 <= budget <= tokens):
             raise ConfigError(
                 f"budget must be a number of audio tokens from 1 to {tokens}, got {budget}; leave it out for all."
+            )
+        given: object = self.audio
+        if given is not None and not isinstance(given, AudioFeatures):
+            raise ModelError(
+                f"audio must be what SafeModel.encode_audio(clips) returns, got {type(given).__name__}; "
+                "encode the clips first, or give None."
             )
         if self.audio is not None and len(self.audio) != len(ids):
             raise ModelError(
@@ -96,7 +104,14 @@ class Call:
     def settings(
         self, base: Any, max_new_tokens: int, num_beams: int, use_cache: bool, output_hidden_states: bool
     ) -> Any:
-        """Return the base's own generation settings without sampling, and repeat a kept cache for the beams."""
+        """Return the base's own generation settings without sampling, and repeat a kept cache for the beams.
+
+        Raises:
+            ConfigError: no new token, or no beam.
+        """
+        for name, value in (("max_new_tokens", max_new_tokens), ("num_beams", num_beams)):
+            if not (isinstance(value, int) and value >= 1):
+                raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}; use e.g. 1.")
         settings = copy.deepcopy(generator(base).generation_config)
         settings.update(
             do_sample=False,

@@ -118,6 +118,26 @@ def check_choice(name: str, given: str, allowed: tuple[str, ...]) -> None:
         )
 
 
+def check_whole(name: str, given: object) -> None:
+    """Refuse what is no whole number, a text or True among others.
+
+    Raises:
+        ConfigError: names the setting `name`.
+    """
+    if not isinstance(given, int) or isinstance(given, bool):
+        raise ConfigError(f"{name} must be a whole number, got {given!r}; use e.g. 4.")
+
+
+def check_list(name: str, given: object, example: str) -> None:
+    """Refuse what is no list, a text among others.
+
+    Raises:
+        ConfigError: names the setting `name`.
+    """
+    if not isinstance(given, (list, tuple)):
+        raise ConfigError(f"{name} must be a list, got {given!r}; use e.g. {example}, or [].")
+
+
 def check_budgets(name: str, budgets: tuple[int, ...]) -> None:
     """Refuse token budgets that do not rise from 1 or more.
 
@@ -147,6 +167,8 @@ class ProjectorConfig:
 
     def __post_init__(self) -> None:
         check_choice("projector.kind", self.kind, ("mlp", "adaptive", "resampler"))
+        for name in ("tokens", "layers", "bottleneck", "heads", *(() if self.hidden is None else ("hidden",))):
+            check_whole(f"projector.{name}", getattr(self, name))
         if self.kind == "adaptive":
             if not 1 <= self.tokens <= 32:
                 raise ConfigError(f"projector.tokens must be 1 to 32 for adaptive, got {self.tokens}; use e.g. 32.")
@@ -183,6 +205,18 @@ class ProjectorConfig:
             )
 
 
+def _check_layers(layers: tuple[int, ...]) -> None:
+    """Refuse layers of the fusion that are no rising whole numbers."""
+    check_list("fusion.layers", layers, "[0, 8, 16]")
+    for layer in layers:
+        check_whole("fusion.layers", layer)
+    if any(layer < 0 for layer in layers) or list(layers) != sorted(set(layers)):
+        raise ConfigError(
+            f"fusion.layers must be rising numbers >= 0, got {list(layers)}; "
+            "use e.g. [0, 8, 16], or [] for the merged embeddings."
+        )
+
+
 @dataclass(frozen=True)
 class FusionConfig:
     """Cross-attention from the prompt's embeddings to the audio tokens."""
@@ -215,12 +249,9 @@ class FusionConfig:
     def __post_init__(self) -> None:
         check_choice("fusion.kind", self.kind, ("lora", "cross_attention", "block", "gated"))
         check_choice("fusion.residual", self.residual, ("learned", "per_layer", "fixed"))
-        if any(layer < 0 for layer in self.layers) or list(self.layers) != sorted(set(self.layers)):
-            raise ConfigError(
-                f"fusion.layers must be rising numbers >= 0, got {list(self.layers)}; "
-                "use e.g. [0, 8, 16], or [] for the merged embeddings."
-            )
+        _check_layers(self.layers)
         for name in ("heads", "lora_rank"):
+            check_whole(f"fusion.{name}", getattr(self, name))
             if getattr(self, name) < 1:
                 raise ConfigError(f"fusion.{name} must be at least 1, got {getattr(self, name)}; use e.g. 4.")
         for name in ("residual_scale", "lora_alpha"):
@@ -275,6 +306,11 @@ class ModelConfig:
         for name in ("base", "encoder"):
             if not getattr(self, name):
                 raise ConfigError(f"model.{name} is empty; give a folder, a Hugging Face id, or demo.")
+        check_list("model.more_encoders", self.more_encoders, "[openai/whisper-small]")
+        if self.trust_remote_code not in (True, False):  # a text would count as yes
+            raise ConfigError(
+                f"model.trust_remote_code must be true or false, got {self.trust_remote_code!r}; use e.g. false."
+            )
         for source in self.more_encoders:
             if not source:
                 raise ConfigError("model.more_encoders has an empty name; give folders or Hugging Face ids, or [].")

@@ -38,7 +38,7 @@ from supervised.data.media import read_waveform
 from supervised.data.sample import Sample, Waveform
 from supervised.encoders.cache import FeatureCache
 from supervised.encoders.features import AudioEncoder, AudioFeatures
-from supervised.errors import ModelError
+from supervised.errors import DataError, ModelError
 from supervised.hub import push_adapter
 from supervised.obstacles import prefix_obstacle
 from supervised.parts import load_parts, new_adapter
@@ -180,8 +180,10 @@ class SafeModel:
             keep: use the feature cache, where there is one; not for clips that will not be heard again.
 
         Raises:
-            DataError: a clip cannot be used.
+            DataError: a clip cannot be used, or `waveforms` is one clip and no list.
         """
+        if isinstance(waveforms, (str, Path, Waveform)):
+            raise DataError("one clip was given where a list of clips belongs, a clip per question; write [clip].")
         clips = [None if clip is None else read_waveform(clip, self.encoder.rate) for clip in waveforms]
         return self._cache.encode(self.encoder, clips) if keep and self._cache is not None else self.encoder(clips)
 
@@ -285,7 +287,7 @@ class SafeModel:
             encoder-decoder its `GenerateEncoderDecoderOutput`: `sequences` (B, n) without the prompt.
 
         Raises:
-            ConfigError: the gate is outside [0, 1], or the budget above the number of tokens.
+            ConfigError: the gate is outside [0, 1], the budget above the number of tokens, or no token or beam wanted.
             ModelError: `audio` has another number of rows than `inputs`; `prefix` is of other prompts or pictures, or
                 cannot tell the hidden states that are asked for.
         """

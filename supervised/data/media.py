@@ -56,6 +56,12 @@ def read_waveform(source: Path | Waveform, rate: int) -> Waveform:
 
 def read_clip(source: Path | Waveform) -> Waveform:
     """Return the clip as mono float32 [n] at its own rate; errors are those of `read_waveform`."""
+    given: object = source
+    if not isinstance(given, (str, Path, Waveform)):
+        raise DataError(
+            f"a clip must be the path of a file or a Waveform, got {type(given).__name__}; "
+            "give samples in memory as Waveform(samples, rate)."
+        )
     name = _name_of(source)
     if isinstance(source, Waveform):
         clip, samples = source, np.asarray(source.samples)

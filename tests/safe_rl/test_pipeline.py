@@ -85,7 +85,9 @@ def test_what_another_configuration_made_is_refused(
 ) -> None:
     before = (copy / "config.yaml").read_bytes()
     assert train_policy.main([*argv, "--run_dir", str(copy), *change]) == 1
-    assert told in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert told in err
+    assert f"; give another --run_dir, or this one's configuration with --config {copy / 'config.yaml'}.\n" in err
     assert (copy / "config.yaml").read_bytes() == before
 
 
@@ -137,6 +139,11 @@ def test_budgets_of_the_table_are_those_of_stage_a_and_each_is_an_action(
     for part in ("stage_a", "table"):  # runs of a time before there were budgets are still the same runs
         assert "budgets" not in json.dumps(read(run_dir / part / "made_from.json"))
         assert "trust_remote_code" not in json.dumps(read(run_dir / part / "made_from.json"))
+
+
+def test_an_encoder_decoder_goes_the_whole_walk(argv: list[str], tiny_t5_dir: Path, tmp_path: Path) -> None:
+    assert train_policy.main([*argv, "--model.base", str(tiny_t5_dir), "--run_dir", str(tmp_path / "run")]) == 0
+    assert read(tmp_path / "run" / "metrics.json")["gate_zero_bit_exact"] is True
 
 
 def test_a_trained_model_trusts_what_the_configuration_trusts(tiny_config: ModelConfig, tmp_path: Path) -> None:

@@ -142,6 +142,37 @@ def test_a_gate_that_is_no_number_from_0_to_1_is_refused(plain: Setting, gate: A
             call(inputs, audio, gate)
 
 
+@pytest.mark.parametrize("given", [{"max_new_tokens": 0}, {"max_new_tokens": 1.5}, {"num_beams": 0}])
+def test_no_token_and_no_beam_are_refused(plain: Setting, given: dict[str, Any]) -> None:
+    model, inputs, audio = plain
+    for heard in (None, audio):
+        with pytest.raises(ConfigError, match=rf"^{min(given)} must be a whole number of at least 1, got [0-9.]+; use"):
+            model.generate(inputs, heard, **given)
+
+
+def test_what_is_neither_inputs_nor_features_is_refused(plain: Setting, tiny_samples: list[Sample]) -> None:
+    model, inputs, _ = plain
+    clip: Any = tiny_samples[0].audio
+    for call in (model.forward, model.generate):
+        with pytest.raises(
+            ModelError, match=r"audio must be what SafeModel\.encode_audio\(clips\) returns, got Waveform"
+        ):
+            call(inputs, clip)
+        with pytest.raises(ModelError, match=r"hold no input_ids; give what SafeModel\.inputs\(samples\) returns"):
+            call({})
+    for one in (clip, Path("clip.wav"), "clip.wav"):
+        with pytest.raises(DataError, match=r"one clip was given where a list of clips belongs, .*; write \[clip\]\.$"):
+            model.encode_audio(one)
+
+
+def test_a_text_is_no_list_of_encoders_and_no_yes() -> None:
+    words: Any = "false"
+    with pytest.raises(ConfigError, match=r"model\.more_encoders must be a list, got 'false'"):
+        ModelConfig(more_encoders=words)
+    with pytest.raises(ConfigError, match=r"model\.trust_remote_code must be true or false, got 'false'"):
+        ModelConfig(trust_remote_code=words)
+
+
 def test_another_number_of_clips_than_questions_is_refused(plain: Setting) -> None:
     model, inputs, audio = plain
     with pytest.raises(ModelError, match="5 audio rows for 6 questions; give one per question, None for none"):

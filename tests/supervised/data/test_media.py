@@ -92,6 +92,11 @@ def test_a_clip_with_a_lying_header_is_refused_before_it_is_read(
         read_waveform(tmp_path / "wide.wav", 8_000)
 
 
+def test_samples_without_their_rate_are_refused() -> None:
+    with pytest.raises(DataError, match=r"path of a file or a Waveform, got ndarray; .* Waveform\(samples, rate\)\.$"):
+        read_waveform(tone(16_000), 16_000)  # type: ignore[arg-type]
+
+
 def test_a_clip_too_short_for_the_rate_is_refused() -> None:
     with pytest.raises(DataError, match=r"has 1 samples at 48000 Hz, too few for 16000 Hz"):
         read_waveform(Waveform(np.ones(1, np.float32), 48_000), 16_000)

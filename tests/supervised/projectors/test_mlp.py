@@ -84,6 +84,8 @@ def test_a_row_without_audio_is_finite_and_so_are_its_gradients() -> None:
     ("options", "message"),
     [
         ({"tokens": 5}, r"projector\.tokens must be 4, 8, 12 or 16, got 5; use e\.g\. 8"),
+        ({"tokens": "8"}, r"projector\.tokens must be a whole number, got '8'; use e\.g\. 4"),
+        ({"hidden": 0.5}, r"projector\.hidden must be a whole number, got 0\.5"),
         ({"kind": "resampler", "tokens": 32}, r"projector\.tokens must be 4, 8, 12 or 16, got 32"),
         ({"kind": "adaptive", "tokens": 33}, r"projector\.tokens must be 1 to 32 for adaptive, got 33; use e\.g\. 32"),
         ({"kind": "q-former"}, r"projector\.kind must be mlp, adaptive or resampler, got q-former; use e\.g\. mlp"),
