@@ -31,8 +31,8 @@ def parse(config_type: type[Config], argv: list[str], program: str, description:
     parser = _parser(config_type, program, description)
     switches = {name for name, kind in options(config_type) if kind is bool}
     argv = _with_values(argv, switches)
-    for path in _config_files(argv):
-        check_yaml(path, config_type)
+    for path, before in _config_files(argv):
+        _refuse_overridden(before, check_yaml(path, config_type), path)
     try:
         instances = parser.instantiate(parser.parse_args(argv))
     except ArgumentError as error:
@@ -56,8 +56,8 @@ def from_dict(config_type: type[Config], tree: dict[str, Any]) -> Config:
     return config_type(**{name: getattr(instances, name) for name in get_type_hints(config_type)})
 
 
-def check_yaml(path: str, config_type: type) -> None:
-    """Refuse a YAML file that is not a tree of known keys, each given once.
+def check_yaml(path: str, config_type: type) -> dict[str, Any]:
+    """Return what a YAML file holds; refuse one that is not a tree of known keys, each given once.
 
     Raises:
         ConfigError: names the file, the key and what is allowed.
@@ -83,6 +83,18 @@ def check_yaml(path: str, config_type: type) -> None:
     if not isinstance(tree, dict):
         raise ConfigError(f"config: {path} holds no keys; give a file such as configs/demo.yaml.")
     _check_keys(tree, config_type, "", path)
+    return tree
+
+
+def _refuse_overridden(before: list[str], tree: dict[str, Any], path: str) -> None:
+    """Refuse options that stand before a file which sets them again: the last one wins, and that is the file."""
+    for name in before:
+        *sections, last = name.split(".")
+        inside: Any = tree
+        for section in sections:
+            inside = inside.get(section) if isinstance(inside, dict) else None
+        if isinstance(inside, dict) and last in inside:
+            raise ConfigError(f"--{name} stands before --config {path}, which sets {name} again; give --config first.")
 
 
 def _check_keys(tree: dict[Any, Any], config_type: Any, section: str, path: str) -> None:
@@ -153,12 +165,16 @@ def _with_values(argv: list[str], switches: set[str]) -> list[str]:
     return completed
 
 
-def _config_files(argv: list[str]) -> Iterator[str]:
+def _config_files(argv: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """Yield the YAML files, and the names of the options that stand before each."""
+    before: list[str] = []
     for argument, follower in pairwise([*argv, "--"]):
         if argument == "--config" and not follower.startswith("--"):
-            yield follower
+            yield follower, before
         elif argument.startswith("--config="):
-            yield argument.partition("=")[2]
+            yield argument.partition("=")[2], before
+        elif argument.startswith("--"):
+            before.append(argument[2:].partition("=")[0])
 
 
 def _explain(error: ArgumentError, config_type: type) -> str:

@@ -62,6 +62,20 @@ def test_an_override_after_the_file_wins(tmp_path: Path) -> None:
     assert read("--config", path, "--prices.alpha", "1e-3") == Run(Prices(1e-3, "router"), seeds=2)
 
 
+@pytest.mark.parametrize("given", [("--prices.alpha", "1e-3"), ("--prices.alpha=1e-3",)])
+def test_an_option_before_a_file_that_sets_it_is_refused(tmp_path: Path, given: tuple[str, ...]) -> None:
+    path = yaml(tmp_path, "prices:\n  alpha: 0.2\n")
+    told = r"^--prices\.alpha stands before --config .*, which sets prices\.alpha again; give --config first\.$"
+    for files in (("--config", path), (f"--config={path}",)):
+        with pytest.raises(ConfigError, match=told):
+            read(*given, *files)
+    assert read("--prices.mode", "router", "--config", yaml(tmp_path, "seeds: 2\n")) == Run(Prices(mode="router"), 2)
+    with pytest.raises(ConfigError, match=r"^seeds must be a whole number, got [^\n]*$"):
+        read("--seeds.x.y", "1", "--config", yaml(tmp_path, "seeds: 2\n"))
+    path = yaml(tmp_path, "prices:\n  alpha: 0.2\n")
+    assert read("--seeds", "2", "--config", path) == Run(Prices(0.2), seeds=2)  # the file does not speak of it
+
+
 def test_a_resolved_configuration_reads_back_as_itself(tmp_path: Path) -> None:
     run = Run(Prices(1e-5, "router", (0.0, 0.25), (1e-3, 1.0)), table="x", resume=True)
     assert read("--config", yaml(tmp_path, to_yaml(run))) == run
