@@ -11,7 +11,7 @@ CONFIG = StageAConfig(
     steps=100,
     gate_warmup_steps=20,
     eval_every=10,
-    loss=LossConfig(weights="adaptive"),
+    loss=LossConfig(distill=1.0, feature=0.0, weights="adaptive"),
     curriculum=AudioCurriculumConfig(shares=(0.5, 1.0), accuracy=0.7),
     guard=GuardConfig(max_drop=1.0, patience=9, breach=0.1),
 )
@@ -34,12 +34,14 @@ def test_while_the_gate_warms_up_only_the_best_step_counts() -> None:
 
 
 def test_a_roll_back_raises_what_holds_and_tells_so() -> None:
-    course = Course(replace(CONFIG, loss=LossConfig(distill=2.0)))
+    course = Course(replace(CONFIG, loss=LossConfig(distill=2.0, feature=0.0)))
     judge(course, 30, 0.9)
     decision = judge(course, 40, 0.9, drop=0.2)
     assert decision == Decision("roll_back", told=["retention fell by 20.0 points: back to step 30; distill x 1.5"])
     assert course.loss_weights()["distill"] == 3.0
-    alone = Course(replace(CONFIG, loss=LossConfig(distill=0.0)))  # nothing holds, so nothing is held harder
+    alone = Course(
+        replace(CONFIG, loss=LossConfig(distill=0.0, feature=0.0))
+    )  # nothing holds, so nothing is held harder
     judge(alone, 30, 0.9)
     assert judge(alone, 40, 0.9, drop=0.2).told == ["retention fell by 20.0 points: back to step 30"]
 

@@ -24,7 +24,7 @@ CONFIG = StageAConfig(
     eval_every=6,
     checkpoint_every=4,
     train_base=True,
-    loss=LossConfig(distill=0.0),
+    loss=LossConfig(distill=0.0, feature=0.0),
     guard=GuardConfig(max_drop=1.0, on_breach="go_on"),
 )
 

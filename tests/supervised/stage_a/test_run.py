@@ -36,7 +36,7 @@ CONFIG = StageAConfig(
     fusion_lr=1.0,
     gate_lr=1.0,
     marker_lr=1.0,
-    loss=LossConfig(distill=0.0),
+    loss=LossConfig(distill=0.0, feature=0.0),
     guard=GuardConfig(max_drop=1.0, patience=99, on_breach="go_on"),
 )
 """At these rates, a thousand times too high, answers repeat themselves after the first step."""
@@ -47,7 +47,7 @@ FALLING = replace(
     fusion_lr=0.003,
     gate_lr=0.003,
     marker_lr=0.003,
-    loss=LossConfig(distill=0.01),
+    loss=LossConfig(distill=0.01, feature=0.0),
     guard=GuardConfig(max_drop=1.0, patience=99, breach=0.1, roll_backs=2),
 )
 """At these rates the answers stay ordinary, but are soon no longer the base's."""
@@ -198,9 +198,9 @@ def test_fisher_information_that_is_lost_in_mid_phase_is_not_measured_anew(
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"loss": LossConfig(distill=0, fisher=1.0)}, r"add some, or set stage_a\.loss\.fisher to 0\.$"),
+        ({"loss": LossConfig(distill=0, feature=0, fisher=1.0)}, r"add some, or set stage_a\.loss\.fisher to 0\.$"),
         (
-            {"loss": LossConfig(distill=0), "guard": GuardConfig(null_space=0.5)},
+            {"loss": LossConfig(distill=0, feature=0), "guard": GuardConfig(null_space=0.5)},
             r"add some, or set stage_a\.guard\.null_space to 0\.$",
         ),
     ],
