@@ -5,7 +5,7 @@
 The base is a LLaVA with random weights of about 200 M parameters; a question has 576 image tokens, 40 text tokens, 8
 audio tokens and 4 answer tokens; every second one is a retention question. The reference runs the base forward on the
 batch and its loss backward to the input embeddings, which is what any adapter at the embeddings has to pay. The step is
-the trainer's own: the batch is put together, passed through with its audio, both default terms of the loss, gradients,
+the trainer's own: the batch is put together, passed through with its audio, the default terms of the loss, gradients,
 clipping, AdamW. Pictures' features and the base's logits are at hand, as Stage A keeps them. Beside it stand the same
 step without either: `teacher anew` asks the base about the retention questions again, `pixels` runs the vision tower.
 
