@@ -44,7 +44,6 @@ def measure(config: RunConfig, encoder_steps: int, encoder_clips: int) -> dict[s
     from supervised.demo.figures import recorded_clips
     from supervised.demo.pretrain_encoder import pretrain_encoder, zero_shot_accuracy
     from supervised.demo.recordings import split_folds
-    from supervised.demo.scenes import SoundScenes
     from supervised.encoders.clap import FastClapExtractor
     from supervised.safe_model import SafeModel
     from supervised.stage_a.evaluation import Evaluation
@@ -65,32 +64,28 @@ def measure(config: RunConfig, encoder_steps: int, encoder_clips: int) -> dict[s
             pretrain_encoder(settings, recordings, encoder, lambda line: None)
         clips = recorded_clips(recordings, fold, FastClapExtractor.from_pretrained(encoder))
         model = SafeModel.attach(replace(config.model, encoder=str(encoder)))
-        scenes = SoundScenes(config.data, "test")
-        kinds = [scenes.scene_and_question(row)[1].type.partition("/")[0] for row in range(len(scenes))]
-        asked = {
-            kind: Examples(model, scenes, [row for row, name in enumerate(kinds) if name == kind], lambda _: None)
-            for kind in KINDS
-        }
-        evaluations = {kind: Evaluation(examples) for kind, examples in asked.items()}
-        before = [digest for examples in asked.values() for digest in gate_zero(examples, hear=False)]
+        test = open_split(config.data, "test")
+        evaluation = Evaluation(Examples(model, test, range(len(test)), lambda _: None))
+        before = gate_zero(evaluation.examples, hear=False)
         train, validation = open_split(config.data, "adapter"), open_split(config.data, "validation")
         result = train_stage_a(model, train, validation, config.stage_a, Path(folder) / "run", progress=False)
-        after = [digest for examples in asked.values() for digest in gate_zero(examples, hear=True)]
+        after = gate_zero(evaluation.examples, hear=True)
         named = zero_shot_accuracy(encoder, clips)
-    scores = {kind: evaluation() for kind, evaluation in evaluations.items()}
-    count = {kind: len(examples) for kind, examples in asked.items()}
-    share = {"audio": "audio_accuracy", "av": "audio_accuracy", "vl": "retention_score"}
-    figures = {kind: scores[kind][share[kind]] for kind in KINDS}
-    figures |= {f"base_{kind}": evaluations[kind].base[share[kind]] for kind in KINDS}
-    gained = sum((figures[kind] - figures[f"base_{kind}"]) * count[kind] for kind in ("audio", "av"))
-    figures["gain"] = gained / (count["audio"] + count["av"])
+    scores, _ = evaluation.score_all(hear=True)
+    kinds = [question.type.partition("/")[0] for question in evaluation.examples.questions]
+    figures = {}
+    for name, each in (("", scores), ("base_", evaluation.base_scores)):
+        for kind in KINDS:
+            figures[name + kind] = mean(score for score, of_kind in zip(each, kinds, strict=True) if of_kind == kind)
+        figures[f"{name}hearing"] = mean(score for score, kind in zip(each, kinds, strict=True) if kind != "vl")
+    figures["gain"] = figures["hearing"] - figures["base_hearing"]
     figures["drop"] = figures["base_vl"] - figures["vl"]
     figures["gate_zero"] = mean(float(now == then) for now, then in zip(after, before, strict=True))
     figures["encoder"] = named
     return {
         "fold": fold,
         **{name: 100 * figures[name] for name in COLUMNS},
-        "questions": count,
+        "questions": {kind: kinds.count(kind) for kind in KINDS},
         "best_step": result.best_step,
         "minutes": (time.perf_counter() - begun) / 60,
     }
