@@ -36,6 +36,7 @@ FILES = {
     "docs/learning.md": 1,
     "docs/outcome_table.md": 1,
     "docs/soundscenes.md": 1,
+    "docs/stage_a.md": 6,
     "docs/tuning.md": 1,
 }
 """File -> commands it holds at least."""
