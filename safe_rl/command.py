@@ -95,7 +95,7 @@ def run(
             if interruption.number is not None or isinstance(error, KeyboardInterrupt):
                 if not main_by_launcher():
                     return 128 + (interruption.number or 2)
-                said = " ".join(str(error).split()) if isinstance(error, KeyboardInterrupt) else ""  # it knows more
+                said = _one_line(error) if isinstance(error, KeyboardInterrupt) and str(error) else ""  # it knows more
                 told = said or (f"{_kept(kept, advice)}." if kept else "")
                 return _say(f"Interrupted. {told}".strip(), 128 + (interruption.number or 2))
             if not main_by_launcher() and (processes is None or isinstance(error, ProcessError)):

@@ -27,7 +27,7 @@ STYLES = {
     "ppo_lagrangian": ("PPO-Lagrangian", "#D55E00", "o"),
     "exact_gradient": ("exact gradient", "#CC79A7", "o"),
     "certified": ("certified gates", "#E69F00", "h"),
-    "as_trained": ("as trained", "#D55E00", "o"),
+    "as_trained": ("as trained", "#D55E00", "X"),
     "oracle": ("cost-aware oracle", "#009E73", "*"),
     "oracle_score": ("oracle, any price", "#009E73", "P"),
     "mlp": ("supervised MLP", "#0072B2", "p"),

@@ -40,7 +40,7 @@ def test_a_mean_outside_of_its_interval_is_drawn_nevertheless(tmp_path: Path) ->
 
 
 def test_colours_and_markers_tell_all_policies_apart() -> None:
-    assert len({(colour, marker) for _, colour, marker in STYLES.values()}) == len(STYLES) == 15
+    assert len({(colour, marker) for _, colour, marker in STYLES.values()}) == len(STYLES) == 16
     assert len({label for label, _, _ in STYLES.values()}) == 15
 
 
