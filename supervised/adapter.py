@@ -129,13 +129,18 @@ class Adapter(nn.Module):
                 expected = torch.full((len(audio),), float(self.count), device=audio.present.device)
         return expected.where(audio.present, 0)
 
-    def token_share(self, audio: AudioFeatures) -> Tensor:
+    def token_share(self, audio: AudioFeatures, clips: int | None = None) -> Tensor:
         """Return the share of the k audio tokens that a clip is expected to use, the mean over clips, float32 ().
 
         Between 0 (every gate closed) and 1, a number without a unit; the gates of an adaptive projector learn from it,
         so that a weight times it is a sparsity term of a loss. A constant 1 of the other kinds, and 0 without a clip.
+
+        Args:
+            audio: features.
+            clips: of the whole batch, so that the shares of its parts add up to its own; None: these are the batch.
         """
-        return self.expected_tokens(audio).sum() / (self.count * audio.present.sum().clamp(min=1))
+        clips = int(audio.present.sum()) if clips is None else clips
+        return self.expected_tokens(audio).sum() / (self.count * max(1, clips))
 
     @torch.no_grad()
     def used_tokens(self, audio: AudioFeatures, budget: int | None = None) -> Tensor:

@@ -22,6 +22,8 @@ from supervised.config import FusionConfig, ModelConfig
 from supervised.data.sample import Sample, Waveform
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
     from supervised.safe_model import SafeModel
 
 hypothesis.settings.register_profile("safe", deadline=None)  # a machine that others use as well is slow at times
@@ -61,11 +63,29 @@ def launch() -> Callable[..., subprocess.CompletedProcess[str]]:
     return run
 
 
+def word_tokenizer(vocabulary: dict[str, int], **special: str) -> PreTrainedTokenizerFast:
+    """Return a tokenizer of whole words in small letters; `special` names further special tokens by their role."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    words.normalizer = normalizers.Lowercase()
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        eos_token="</s>",
+        additional_special_tokens=["<image>"],
+        padding_side="left",
+        **special,
+    )
+
+
 @pytest.fixture(scope="session")
 def tiny_base_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A LlavaForConditionalGeneration of two layers and width 32, with processor: 48 x 48 pictures, 9 image tokens."""
     import torch
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
     from transformers import (
         CLIPImageProcessor,
         CLIPVisionConfig,
@@ -73,22 +93,10 @@ def tiny_base_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         LlavaConfig,
         LlavaForConditionalGeneration,
         LlavaProcessor,
-        PreTrainedTokenizerFast,
     )
 
     vocabulary = {word: i for i, word in enumerate(["<pad>", "<unk>", "<s>", "</s>", "<image>", *WORDS])}
-    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    words.normalizer = normalizers.Lowercase()
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words,
-        pad_token="<pad>",
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-        additional_special_tokens=["<image>"],
-        padding_side="left",
-    )
+    tokenizer = word_tokenizer(vocabulary, bos_token="<s>")
     vision = CLIPVisionConfig(
         hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=48, patch_size=16
     )
@@ -224,7 +232,6 @@ def tiny_model(tiny_config: ModelConfig) -> SafeModel:
 def tiny_t5_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BLIP-2 with a T5, so an encoder-decoder, of two layers and width 32, with processor: 4 image tokens."""
     import torch
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
     from transformers import (
         Blip2Config,
         Blip2ForConditionalGeneration,
@@ -232,22 +239,11 @@ def tiny_t5_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Blip2QFormerConfig,
         Blip2VisionConfig,
         BlipImageProcessorPil,
-        PreTrainedTokenizerFast,
         T5Config,
     )
 
     vocabulary = {word: i for i, word in enumerate(["<pad>", "</s>", "<unk>", "<image>", "question", "answer", *WORDS])}
-    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    words.normalizer = normalizers.Lowercase()
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words,
-        pad_token="<pad>",
-        unk_token="<unk>",
-        eos_token="</s>",
-        additional_special_tokens=["<image>"],
-        padding_side="left",
-    )
+    tokenizer = word_tokenizer(vocabulary)
     small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     text = T5Config(
         vocab_size=len(vocabulary),

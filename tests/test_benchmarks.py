@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ def test_every_benchmark_and_every_kept_result_is_listed() -> None:
     assert len(results) >= 6
     for name in results:
         assert name in listed
+    assert set(re.findall(r"`(\w+\.json)`", listed)) <= results
 
 
 def test_every_kept_line_stands_with_its_command() -> None:

@@ -7,8 +7,6 @@ random (LAION-AI/CLAP#166). The embedding is CLAP's own, in the space that it sh
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Any
 
 import numpy as np
@@ -17,8 +15,8 @@ from torch import Tensor, nn
 from transformers import ClapAudioModelWithProjection, ClapFeatureExtractor
 from transformers.audio_utils import power_to_db, window_function
 
-from supervised.base import freeze, weights_sha256
-from supervised.encoders.windows import Tensors, WindowedEncoder
+from supervised.base import freeze
+from supervised.encoders.windows import Tensors, WindowedEncoder, identity
 
 FRAMING = "windows, mean of tokens, v1"
 EXTRACTOR_FIELDS = (
@@ -47,9 +45,7 @@ class ClapEncoder(WindowedEncoder):
             tokens, embedding = self._tower(*self._prepare(np.zeros(self.window, np.float32)))
         _, self.num_tokens, self.token_dim = tokens.shape
         self.embedding_dim = embedding.shape[1]
-        settings = {name: getattr(extractor, name, None) for name in EXTRACTOR_FIELDS}
-        settings |= {"framing": FRAMING, "weights": weights_sha256(model)}
-        self.sha256 = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        self.sha256 = identity(model, extractor, EXTRACTOR_FIELDS, FRAMING)
 
     @classmethod
     def from_pretrained(cls, path: str, revision: str) -> ClapEncoder:

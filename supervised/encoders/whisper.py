@@ -11,8 +11,6 @@ The embedding is the mean of the clip's frames, at length 1: a summary of the so
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Any
 
 import numpy as np
@@ -22,9 +20,9 @@ from transformers import WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder as Tower
 from transformers.models.whisper.modeling_whisper import WhisperPreTrainedModel
 
-from supervised.base import freeze, weights_sha256
+from supervised.base import freeze
 from supervised.encoders.clap import require_all
-from supervised.encoders.windows import Tensors, WindowedEncoder
+from supervised.encoders.windows import Tensors, WindowedEncoder, identity
 
 POOL = 4
 """Frames in a token, for each window of the clip."""
@@ -45,9 +43,7 @@ class WhisperEncoder(WindowedEncoder):
         _, positions, self.token_dim = frames.shape
         self.num_tokens = -(-positions // POOL)
         self.embedding_dim = self.token_dim
-        settings = {name: getattr(extractor, name) for name in EXTRACTOR_FIELDS}
-        settings |= {"framing": FRAMING, "weights": weights_sha256(model)}
-        self.sha256 = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        self.sha256 = identity(model, extractor, EXTRACTOR_FIELDS, FRAMING)
 
     @classmethod
     def from_pretrained(cls, path: str, revision: str) -> WhisperEncoder:

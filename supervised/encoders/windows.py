@@ -8,14 +8,18 @@ has alone.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from supervised.base import weights_sha256
 from supervised.data.media import read_waveform
 from supervised.data.sample import Waveform
 from supervised.encoders.features import AudioFeatures
@@ -108,6 +112,20 @@ class WindowedEncoder(nn.Module, ABC):
             alone = map(torch.cat, zip(*[self._tower(*window) for window in batch], strict=True))
             self._exact[setting] = all(torch.equal(a, b) for a, b in zip(together, alone, strict=True))
         return self._exact[setting]
+
+
+def identity(model: Any, extractor: Any, fields: Sequence[str], framing: str) -> str:
+    """Return the SHA-256 of what features come from: the weights, what the extractor is set to, how clips are framed.
+
+    Args:
+        model: the tower.
+        extractor: makes the tower's inputs.
+        fields: settings of the extractor that change them; one that it does not have counts as None.
+        framing: how clips of other lengths than a window are told, and its version.
+    """
+    settings = {name: getattr(extractor, name, None) for name in fields}
+    settings |= {"framing": framing, "weights": weights_sha256(model)}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def window_starts(length: int, window: int) -> list[int]:

@@ -57,15 +57,14 @@ class Objective:
         if self.teacher is not None:
             kept = batch.retention
             told, states = self.teacher(batch)
-            mask = self._anchored(batch)[kept]
-            terms["distill"] = distillation_loss(
-                logits[kept], told.to(logits.device), mask, self.config.temperature, anchored
-            )
-            pooled = pooled_states(base, seen, batch.labels)[kept]  # (N, D)
-            terms["feature"] = feature_loss(pooled, states.to(pooled.device), retention)
+            if self.config.distill > 0:
+                mask, temperature = self._anchored(batch)[kept], self.config.temperature
+                terms["distill"] = distillation_loss(logits[kept], told.to(logits.device), mask, temperature, anchored)
+            if self.config.feature > 0:
+                pooled = pooled_states(base, seen, batch.labels)[kept]  # (N, D)
+                terms["feature"] = feature_loss(pooled, states.to(pooled.device), retention)
         if self.config.sparsity > 0:
-            share = self.examples.model.adapter.token_share(batch.audio)
-            terms["sparsity"] = share * (int(batch.audio.present.sum()) / max(1, clips))
+            terms["sparsity"] = self.examples.model.adapter.token_share(batch.audio, clips)
         return terms
 
     def _anchored(self, batch: Batch) -> Tensor:

@@ -248,15 +248,20 @@ def test_v2_has_two_variants(folder: Any) -> None:
 # -- the real files ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not REAL.is_dir(), reason="MUSIC-AVQA's annotations are not beside the checkout")
-def test_every_row_of_the_real_files_becomes_a_question(folder: Any) -> None:
+def lay_out_real_files(folder: Any) -> None:
+    """Put the annotations of val and test into the folder, with a file for every video that they name."""
     videos: set[str] = set()
     for name in ("avqa-val.json", "avqa-test.json"):
         content = (REAL / name).read_text(encoding="utf-8")
         folder.json(name, content)
         videos |= {row["video_id"] for row in json.loads(content)}
     folder.media(*(f"videos/{name}.mp4" for name in videos))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL.is_dir(), reason="MUSIC-AVQA's annotations are not beside the checkout")
+def test_every_row_of_the_real_files_becomes_a_question(folder: Any) -> None:
+    lay_out_real_files(folder)
     found = folder.run("music_avqa", splits="group")
     assert len(found) == 4568 + 9129
     assert not folder.report.left_out
@@ -277,12 +282,7 @@ def test_every_row_of_the_real_files_becomes_a_question(folder: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_dir(), reason="MUSIC-AVQA's annotations are not beside the checkout")
 def test_the_real_test_split_stays_whole_where_val_shares_its_videos(folder: Any) -> None:
-    videos: set[str] = set()
-    for name in ("avqa-val.json", "avqa-test.json"):
-        content = (REAL / name).read_text(encoding="utf-8")
-        folder.json(name, content)
-        videos |= {row["video_id"] for row in json.loads(content)}
-    folder.media(*(f"videos/{name}.mp4" for name in videos))
+    lay_out_real_files(folder)
     folder.run("music_avqa")
     assert folder.report.own_splits == {"test": 9129, "val": 1757}
     assert sum(folder.report.reasons.values()) == 4568 - 1757
