@@ -21,7 +21,9 @@ PARTS = (1, 3)
 """`accumulate`."""
 TRIALS = 5
 SEED = 5
-TRAIN = """
+TRAIN = (
+    f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+    + """
 import json
 import os
 import random
@@ -31,13 +33,11 @@ import traceback
 from itertools import count
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
+from tiny_runs import questions
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from supervised.config import FusionConfig, ModelConfig
-from supervised.data.sample import Sample, Waveform
 from supervised.safe_model import SafeModel
 from supervised.stage_a.config import AudioCurriculumConfig, GuardConfig, LossConfig, StageAConfig
 from supervised.stage_a.training import train_stage_a
@@ -46,22 +46,6 @@ base, encoder, out = sys.argv[1], sys.argv[2], Path(sys.argv[3])
 accumulations, trials, seed = json.loads(sys.argv[4])
 torch.set_num_threads(1)
 TOUCHES = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
-
-
-def questions(number, seed):
-    rng = np.random.default_rng(seed)
-    samples = []
-    for i in range(number):
-        name = str(rng.choice(["dog", "rain"]))
-        time = np.arange(int(rng.uniform(0.5, 1.5) * 16_000)) / 16_000
-        wave = 0.5 * np.sin(2 * np.pi * {"dog": 300.0, "rain": 2500.0}[name] * time)
-        sound = Waveform(wave.astype(np.float32), 16_000)
-        picture = Image.fromarray(rng.integers(0, 256, (48, 48, 3), dtype=np.uint8))
-        if i % 2:
-            samples.append(Sample(f"v{i}", "what colour is the object ?", ("red",), picture, sound, "scenes-vl"))
-        else:
-            samples.append(Sample(f"a{i}", "which sound can you hear ?", (name,), picture, sound))
-    return samples
 
 
 def attach():
@@ -122,6 +106,7 @@ for accumulate in accumulations:
         told[folder.name] = [apart(folder, accumulate, dies_at) for dies_at in (first, second, 0)]
 (out / "told.json").write_text(json.dumps(told))
 """
+)
 
 
 @pytest.fixture(scope="module")

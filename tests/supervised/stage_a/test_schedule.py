@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,10 +12,13 @@ from torch import nn
 
 from supervised.adapter import Adapter
 from supervised.config import FusionConfig, ProjectorConfig
+from supervised.safe_model import SafeModel
 from supervised.stage_a.config import StageAConfig
 from supervised.stage_a.schedule import (
     PHASES,
+    budget_at,
     freeze,
+    gate_at,
     parameter_groups,
     phase_at,
     rate_factor,
@@ -174,3 +178,42 @@ def test_a_parameter_that_is_frozen_loses_the_gradient_it_had() -> None:
     freeze(optimizer, 0)
     assert [parameter.grad for parameter in (adapter.markers,)] == [None]
     assert not adapter.markers.requires_grad
+
+
+def test_the_gate_is_never_zero_and_the_rates_rise_then_fall() -> None:
+    config = StageAConfig(steps=100, warmup_steps=10, gate_warmup_steps=40)
+    gates = [gate_at(step, config) for step in range(100)]
+    rates = [rate_factor(step, config) for step in range(100)]
+    assert gates[0] == 1 / 40
+    assert gates[39:] == [1.0] * 61
+    assert rates[9] == 1.0
+    assert rates[55] == pytest.approx(0.5)
+    assert 0 < rates[99] < 0.001
+    assert gate_at(0, StageAConfig(gate_warmup_steps=0)) == rate_factor(0, StageAConfig(warmup_steps=0)) == 1.0
+
+
+def test_each_budget_comes_once_in_a_turn() -> None:
+    config = StageAConfig(budgets=(2, 4, 8))
+    drawn = [budget_at(step, config) for step in range(60)]
+    assert all(sorted(drawn[first : first + 3]) == [2, 4, 8] for first in range(0, 60, 3))  # type: ignore[type-var]
+    assert len({tuple(drawn[first : first + 3]) for first in range(0, 60, 3)}) > 3
+    assert drawn != [budget_at(step, replace(config, seed=1)) for step in range(60)]
+    assert budget_at(0, StageAConfig()) is None
+
+
+def test_every_trained_parameter_stands_in_one_group_and_only_matrices_decay(tiny_model: SafeModel) -> None:
+    adapter = tiny_model.adapter
+    config = StageAConfig(projector_lr=1.0, fusion_lr=2.0, gate_lr=4.0, marker_lr=3.0, weight_decay=0.5)
+    of = {
+        id(parameter): (group["peak_lr"], group["weight_decay"])
+        for group in parameter_groups(adapter, config)
+        for parameter in group["params"]
+    }
+    named = {name: of.get(id(parameter)) for name, parameter in adapter.named_parameters() if parameter.requires_grad}
+    assert None not in named.values()
+    assert sum(len(group["params"]) for group in parameter_groups(adapter, config)) == len(named) == len(of)
+    assert named["markers"] == (3.0, 0.0)
+    assert named["fusion.residual_scale"] == (4.0, 0.0)
+    assert named["projector.expand.weight"] == (1.0, 0.5)
+    assert named["projector.expand.bias"] == (1.0, 0.0)
+    assert named["fusion.query.down.weight"] == (2.0, 0.5)

@@ -14,14 +14,15 @@ from safetensors.torch import load_file
 
 Launch = Callable[..., subprocess.CompletedProcess[str]]
 
-TRAIN = """
+TRAIN = (
+    f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+    + """
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
+from tiny_runs import questions
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from supervised.config import ModelConfig
@@ -34,22 +35,6 @@ from supervised.stage_a.training import train_stage_a
 base, encoder, out = sys.argv[1], sys.argv[2], Path(sys.argv[3])
 dies_at, accumulate = int(sys.argv[4]), int(sys.argv[5])
 torch.set_num_threads(1)
-
-
-def questions(count, seed):
-    rng = np.random.default_rng(seed)
-    samples = []
-    for i in range(count):
-        name = str(rng.choice(["dog", "rain"]))
-        time = np.arange(int(rng.uniform(0.5, 1.5) * 16_000)) / 16_000
-        wave = 0.5 * np.sin(2 * np.pi * {"dog": 300.0, "rain": 2500.0}[name] * time)
-        sound = Waveform(wave.astype(np.float32), 16_000)
-        picture = Image.fromarray(rng.integers(0, 256, (48, 48, 3), dtype=np.uint8))
-        if i % 2:
-            samples.append(Sample(f"v{i}", "what colour is the object ?", ("red",), picture, sound, "scenes-vl"))
-        else:
-            samples.append(Sample(f"a{i}", "which sound can you hear ?", (name,), picture, sound))
-    return samples
 
 
 config = StageAConfig(
@@ -70,6 +55,7 @@ model = SafeModel.attach(ModelConfig(base=base, encoder=encoder))
 train_stage_a(model, questions(20, 0), questions(12, 1), config, out, resume=True, progress=False)
 Processes.current().close()
 """
+)
 
 
 @pytest.fixture(scope="module")
