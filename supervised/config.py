@@ -221,7 +221,7 @@ def _check_layers(layers: tuple[int, ...]) -> None:
 class FusionConfig:
     """Cross-attention from the prompt's embeddings to the audio tokens."""
 
-    kind: Literal["lora", "cross_attention", "block", "gated"] = "lora"
+    kind: Literal["lora", "cross_attention", "block", "gated"] = "gated"
     """lora; cross_attention: all projections trained; block: with a feed-forward; gated: lora, a gate per question."""
     layers: tuple[int, ...] = ()
     """Layers of the text stack whose input hears, the first is 0, e.g. [0, 8, 16]; []: only the merged embeddings."""

@@ -71,17 +71,29 @@ def residual_scales(adapter: Adapter) -> list[float]:
 
 
 @torch.no_grad()
-def fusion_figures(adapter: Adapter, seen: Sequence[Fused]) -> dict[str, float]:
-    """Return what a training step logs, means over places: residual_ratio, residual_scale, and open_gate of gated ones.
+def fusion_sums(seen: Sequence[Fused]) -> Tensor:
+    """Return what calls of an adapter add to `fusion_figures`, float64 (4,): calls and processes may be summed.
+
+    Sum of ||delta|| / ||x|| and number of positions that hear; sum of learned gates and their number.
+    """
+    sums = torch.zeros(4, dtype=torch.float64)
+    for fused in seen:
+        sums[0] += float(fused.ratio.where(fused.hears, 0).sum(dtype=torch.float64))
+        sums[1] += int(fused.hears.sum())
+        if fused.openness is not None:
+            sums[2] += float(fused.openness.sum(dtype=torch.float64))
+            sums[3] += len(fused.openness)
+    return sums
+
+
+def fusion_figures(adapter: Adapter, sums: Tensor) -> dict[str, float]:
+    """Return what a training step logs from `fusion_sums`: residual_ratio, residual_scale, and open_gate of gated ones.
 
     Nothing where nothing was fused. It costs two norms of the embeddings, no pass of the base.
     """
-    if not seen:
+    ratio, positions, gates, questions = sums.tolist()
+    if not positions:
         return {}
     scales = residual_scales(adapter)
-    figures = {
-        "residual_ratio": sum(fused.residual_ratio() for fused in seen) / len(seen),
-        "residual_scale": sum(scales) / len(scales),
-    }
-    gates = [fused.openness for fused in seen if fused.openness is not None]
-    return figures | ({"open_gate": float(torch.cat(gates).mean())} if gates else {})
+    figures = {"residual_ratio": ratio / positions, "residual_scale": sum(scales) / len(scales)}
+    return figures | ({"open_gate": gates / questions} if questions else {})

@@ -1,11 +1,14 @@
 """LoRA cross-attention behind a gate per question, which looks at the prompt and at the audio.
 
-    p = mean over the positions that hear of h / unit,   a = mean over the attended tokens of A / embedding RMS
-    g = sigmoid(W2 gelu(W1 LayerNorm([p; a])) + b)       in (0, 1), one number per row
+    p = sum_i w_i h_i / unit,   w = softmax(h_i / unit . q / sqrt(D))       over the positions that hear
+    a = mean over the attended tokens of A / embedding RMS
+    g = sigmoid(W2 gelu(W1 [LayerNorm(p); LayerNorm(a)]) + b)               in (0, 1), one number per row
     residual = g capped(attention(h, A))
 
-Padding and the answer do not hear, so that they have no say in g. W2 and b start at zero: g starts at 1/2 for every
-question, where a sigmoid is steepest. The pooled prompt is that of one call: a prompt must come whole, in one chunk.
+A prompt may be hundreds of positions of picture and ten words: a plain mean would drown the words, so the query q
+learns where to look. Padding and the answer do not hear, so that they have no say in g. W2, b and q start at zero: p is
+the mean at first, and g starts at 1/2 for every question, where a sigmoid is steepest. The pooled prompt is that of one
+call: a prompt must come whole, in one chunk.
 """
 
 from __future__ import annotations
@@ -31,9 +34,12 @@ class GatedFusion(nn.Module):
         super().__init__()
         self.embedding_rms = embedding_rms
         self.attention = CrossAttentionFusion(config, width, embedding_rms)
-        self.norm = nn.LayerNorm(2 * width)
+        self.look = nn.Linear(width, 1, bias=False)
+        self.prompt_norm = nn.LayerNorm(width)
+        self.audio_norm = nn.LayerNorm(width)
         self.expand = nn.Linear(2 * width, GATE_WIDTH)
         self.contract = nn.Linear(GATE_WIDTH, 1)
+        nn.init.zeros_(self.look.weight)
         nn.init.zeros_(self.contract.weight)
         nn.init.zeros_(self.contract.bias)
         self.residual_scale = residual_scale
@@ -42,16 +48,27 @@ class GatedFusion(nn.Module):
         """Return the residual (B, L, D), with `rms_match` of a root mean square of at most g at every position."""
         return self.openness(listeners, sound)[:, None, None] * self.attention(listeners, sound)
 
+    def gate_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of the gate alone, without those of the cross-attention."""
+        parts = (self.look, self.prompt_norm, self.audio_norm, self.expand, self.contract)
+        return [parameter for part in parts for parameter in part.parameters()]
+
     def openness(self, listeners: Listeners, sound: Sound) -> Tensor:
         """Return the gate g (B,) of every row."""
-        prompt = _mean(listeners.hidden / listeners.unit, listeners.hears)  # (B, D)
-        audio = _mean(sound.tokens / self.embedding_rms, sound.mask)  # (B, D)
-        inner = nn.functional.gelu(self.expand(self.norm(torch.cat([prompt, audio], -1))))  # (B, 64)
-        logits = self.contract(inner).squeeze(-1)
+        states = listeners.hidden / listeners.unit  # (B, L, D)
+        scores = self.look(states).squeeze(-1) / states.shape[-1] ** 0.5  # (B, L)
+        prompt = _pooled(states, scores, listeners.hears)  # (B, D)
+        heard = sound.tokens / self.embedding_rms  # (B, K, D)
+        audio = _pooled(heard, heard.new_zeros(heard.shape[:2]), sound.mask)  # (B, D)
+        inner = self.expand(torch.cat([self.prompt_norm(prompt), self.audio_norm(audio)], -1))  # (B, 64)
+        logits = self.contract(nn.functional.gelu(inner)).squeeze(-1)
         return (LOGIT_LIMIT * (logits / LOGIT_LIMIT).tanh()).sigmoid()
 
 
-def _mean(values: Tensor, counts: Tensor) -> Tensor:
-    """Return the mean (B, D) of `values` (B, N, D) over those that count (B, N); zero where none does."""
-    total = values.where(counts[..., None], 0).sum(1)
-    return total / counts.sum(1, keepdim=True).clamp(min=1)
+def _pooled(values: Tensor, scores: Tensor, counts: Tensor) -> Tensor:
+    """Return the mean (B, D) of `values` (B, N, D) over those that count (B, N), weighted by the softmax of `scores`.
+
+    Zero where none counts.
+    """
+    weights = scores.masked_fill(~counts, -1e4).softmax(-1).where(counts, 0)  # (B, N)
+    return (weights[:, None] @ values.where(counts[..., None], 0)).squeeze(1)

@@ -38,9 +38,7 @@ def gate_parameters(fusion: nn.Module) -> list[nn.Parameter]:
         if isinstance(module, Fusion) and module.residual_scale is not None:
             found.append(module.residual_scale)
         if isinstance(module, GatedFusion):
-            found += [
-                parameter for part in (module.norm, module.expand, module.contract) for parameter in part.parameters()
-            ]
+            found += module.gate_parameters()
     return found
 
 

@@ -18,9 +18,9 @@ class LossConfig:
 
     task: float = 1.0
     """Weight of the cross-entropy on questions that need audio."""
-    distill: float = 2.5
+    distill: float = 1.5
     """Weight of the distillation towards the base on retention questions with irrelevant audio."""
-    feature: float = 0.5
+    feature: float = 0.3
     """Weight of the distance to the base's states on the same questions."""
     fisher: float = 0.0
     """Weight of the Fisher penalty on moving what the retention questions depend on."""

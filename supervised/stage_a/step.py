@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from supervised.diagnostics.recording import recording
-from supervised.diagnostics.residual import fusion_figures
+from supervised.diagnostics.residual import fusion_figures, fusion_sums
 from supervised.errors import ModelError
 from supervised.processes import Processes
 from supervised.stage_a.config import StageAConfig
@@ -74,7 +74,8 @@ class Step:
         for parameter in trained:  # the same list in every process
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        self.processes.sum_([sums, *(parameter.grad for parameter in trained if parameter.grad is not None)])
+        fused = fusion_sums(seen)
+        self.processes.sum_([sums, fused, *(parameter.grad for parameter in trained if parameter.grad is not None)])
         figures = {
             f"{name}_loss": value for name, value in zip(READING, sums.tolist(), strict=True) if weights[name] > 0
         }
@@ -89,7 +90,7 @@ class Step:
                 f"Stage A diverged at step {number + 1} (gradient norm {figures['grad_norm']}); "
                 "lower stage_a.fusion_lr."
             )
-        figures |= {"gate": gate, **fusion_figures(self.adapter, seen)}
+        figures |= {"gate": gate, **fusion_figures(self.adapter, fused)}
         return figures if budget is None else figures | {"budget": float(budget)}
 
     def follow(self, number: int) -> float:

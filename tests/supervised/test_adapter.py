@@ -404,8 +404,9 @@ def test_parameters_of_a_large_adapter_by_hand() -> None:
     counts = parameter_counts(ProjectorConfig(), FusionConfig(), token_dim=768, width=4096)
     projector = 2 * 768 + 8 * 768 + (768 + 1) * 4096 + 8 * 4096 + (4096 + 1) * 4096
     assert (counts["projector"].trainable, counts["projector"].frozen) == (projector, 0)
-    # Four LoRA matrices of rank 8, the norm, the residual scale.
-    assert (counts["fusion"].trainable, counts["fusion"].frozen) == (4 * 8 * 4096 + 2 * 4096 + 1, 0)
+    attention = 4 * 8 * 4096 + 2 * 4096 + 1  # four LoRA matrices of rank 8, the norm, the residual scale
+    gate = 4096 + 2 * 2 * 4096 + 64 * (2 * 4096 + 1) + 65  # where to look, two norms, two layers
+    assert (counts["fusion"].trainable, counts["fusion"].frozen) == (attention + gate, 0)
     assert counts["markers"].trainable == 2 * 4096
 
 

@@ -117,7 +117,9 @@ def test_llava_of_7_billion_by_hand() -> None:
 def test_the_adapter_of_7_billion_is_small_against_its_base() -> None:
     description = describe(LLAVA_7B)
     projector = 2 * 768 + 8 * 768 + (768 + 1) * 4096 + 8 * 4096 + (4096 + 1) * 4096
-    trainable = projector + 4 * 8 * 4096 + 2 * 4096 + 1 + 2 * 4096
+    attention = 4 * 8 * 4096 + 2 * 4096 + 1
+    gate = 4096 + 2 * 2 * 4096 + 64 * (2 * 4096 + 1) + 65
+    trainable = projector + attention + gate + 2 * 4096
     assert description.trainable == trainable
     assert description.trainable_share == pytest.approx(trainable / 7_063_427_072)
     encoder = description.components[1]

@@ -49,7 +49,7 @@ def test_every_place_of_every_kind_is_seen_once(
 
 def test_the_weights_are_those_that_the_fusion_used(quiet: SafeModel, batches: list[Questions]) -> None:
     _, (fused,) = hear(quiet, batches[0])
-    fusion: Any = quiet.adapter.fusion
+    fusion: Any = quiet.adapter.fusion.attention
     sound = fused.attended.sound
     value = fusion.value(sound.tokens / quiet.adapter.embedding_rms)
     seen = attend(fused.attended.query, fused.attended.key, value, sound.mask, fused.attended.heads)

@@ -10,7 +10,7 @@ import torch
 from supervised.data.sample import Sample
 from supervised.diagnostics.questions import Questions
 from supervised.diagnostics.recording import Attended, Fused, recording
-from supervised.diagnostics.residual import Residual, figures, fusion_figures, residual, residual_scales
+from supervised.diagnostics.residual import Residual, figures, fusion_figures, fusion_sums, residual, residual_scales
 from supervised.fusion.parts import Sound
 from supervised.safe_model import SafeModel
 from supervised.stage_a.config import GuardConfig, StageAConfig
@@ -53,10 +53,12 @@ def test_a_training_step_logs_means_over_places(attach: Callable[..., SafeModel]
     model = attach(kind="gated", layers=(0, 1))
     with recording(model.adapter) as seen:
         model.forward(batches[0].inputs, batches[0].audio)
-    told = fusion_figures(model.adapter, seen)
+    told = fusion_figures(model.adapter, fusion_sums(seen))
+    halves = fusion_sums(seen[:1]) + fusion_sums(seen[1:])
+    assert told == pytest.approx(fusion_figures(model.adapter, halves))
     assert told["residual_ratio"] == pytest.approx((seen[0].residual_ratio() + seen[1].residual_ratio()) / 2)
     assert told["open_gate"] == 0.5
-    assert fusion_figures(model.adapter, []) == {}
+    assert fusion_figures(model.adapter, fusion_sums([])) == {}
 
 
 def test_stage_a_logs_them_at_every_step(

@@ -70,6 +70,23 @@ def test_the_prompt_is_pooled_as_a_mean_in_units() -> None:
         torch.testing.assert_close(fusion.openness(same, sound), fusion.openness(_listeners(), sound))
 
 
+def test_the_gate_can_look_at_one_word_among_hundreds_of_positions() -> None:
+    fusion, sound = _gated(), _sound()
+    word = torch.zeros(2, 1, 8)
+    word[..., 0] = 4.0
+    picture = torch.randn(2, 300, 8, generator=torch.Generator().manual_seed(3))
+    picture[..., 0] = 0.0
+
+    def openness(hidden: torch.Tensor) -> torch.Tensor:
+        return fusion.openness(Listeners(hidden, 1.0, torch.ones(hidden.shape[:2], dtype=torch.bool)), sound)
+
+    whole, alone = torch.cat([picture, word], 1), word
+    assert not torch.allclose(openness(whole), openness(alone), atol=1e-2)  # at first all of it counts alike
+    with torch.no_grad():
+        fusion.look.weight[0, 0] = 20.0
+    torch.testing.assert_close(openness(whole), openness(alone), atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("bias", [-1e6, 1e6])
 def test_the_gate_is_never_shut_and_never_whole(bias: float) -> None:
     fusion = _gated(trained=False)

@@ -137,8 +137,8 @@ def test_information_is_zero_where_a_parameter_plays_no_part(prepare: Callable[.
     examples.model.adapter.unused = nn.Parameter(torch.ones(3))
     information = fisher_information(examples, ROWS)
     assert information["unused"].tolist() == [0.0, 0.0, 0.0]
-    assert bool(information["fusion.query.up.weight"].any())
-    assert not bool(information["fusion.query.down.weight"].any())  # behind B, which is zero at first
+    assert bool(information["fusion.attention.query.up.weight"].any())
+    assert not bool(information["fusion.attention.query.down.weight"].any())  # behind B, which is zero at first
 
 
 def test_information_leaves_gradients_and_frozen_parameters_as_they_were(prepare: Callable[..., Examples]) -> None:

@@ -43,9 +43,9 @@ def questions(seed: int) -> list[Sample]:
 
 @pytest.fixture
 def prepare(tiny_base_dir: Path, tiny_encoder_dir: Path) -> Callable[..., Examples]:
-    def make(**fusion: Any) -> Examples:
+    def make(kind: Any = "lora", **fusion: Any) -> Examples:
         torch.manual_seed(0)
-        config = FusionConfig(residual_scale=1.0, **fusion)
+        config = FusionConfig(kind=kind, residual_scale=1.0, **fusion)
         model = SafeModel.attach(
             ModelConfig(base=str(tiny_base_dir), encoder=str(tiny_encoder_dir), dtype="float32", fusion=config)
         )

@@ -60,8 +60,8 @@ def attach(base: Path, encoder: Path, **fusion: Any) -> SafeModel:
 
 @pytest.fixture
 def make(tiny_base_dir: Path, tiny_encoder_dir: Path) -> Callable[[], SafeModel]:
-    """Return the tiny model with an adapter that nothing caps."""
-    return lambda: attach(tiny_base_dir, tiny_encoder_dir, rms_match=False)
+    """Return the tiny model with an adapter that nothing caps or shuts."""
+    return lambda: attach(tiny_base_dir, tiny_encoder_dir, kind="lora", rms_match=False)
 
 
 @pytest.fixture(scope="module")

@@ -61,7 +61,12 @@ def of(adapter: Adapter, config: StageAConfig = RATES, stack: nn.Module | None =
             "gated",
             (),
             {"fusion.residual_scale"}
-            | {f"fusion.{part}.{end}" for part in ("norm", "expand", "contract") for end in ("weight", "bias")},
+            | {"fusion.look.weight"}
+            | {
+                f"fusion.{part}.{end}"
+                for part in ("prompt_norm", "audio_norm", "expand", "contract")
+                for end in ("weight", "bias")
+            },
         ),
     ],
 )
@@ -216,4 +221,4 @@ def test_every_trained_parameter_stands_in_one_group_and_only_matrices_decay(tin
     assert named["fusion.residual_scale"] == (4.0, 0.0)
     assert named["projector.expand.weight"] == (1.0, 0.5)
     assert named["projector.expand.bias"] == (1.0, 0.0)
-    assert named["fusion.query.down.weight"] == (2.0, 0.5)
+    assert named["fusion.attention.query.down.weight"] == (2.0, 0.5)

@@ -136,7 +136,7 @@ def test_a_step_moves_only_the_parts_of_its_phase(examples: Examples) -> None:
 def test_protected_directions_stay_through_steps(examples: Examples) -> None:
     step = stepper(examples, replace(CONFIG, fusion_lr=0.1))
     step.null_space = NullSpace.measure(examples, [5], 0.9)
-    weight = examples.model.adapter.fusion.query.down.weight
+    weight = examples.model.adapter.fusion.attention.query.down.weight
     [basis] = [basis for name, basis in step.null_space.tensors().items() if name.endswith("query.down.weight")]
     before = weight.detach().clone()
     for number in range(3):
