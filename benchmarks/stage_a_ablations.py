@@ -44,18 +44,30 @@ def variants(run: RunConfig) -> dict[str, RunConfig]:
     stages = AudioCurriculumConfig(shares=(0.25, 0.5, 0.75, 1.0))
     phases = (0.1, 0.6, 0.3)
     often = run.stage_a.steps // 5  # a stage needs an evaluation
+    guarded = replace(run.stage_a.guard, null_space=0.9)
+    alone = replace(run.stage_a, loss=loss(**NO_ANCHOR))
+    ungated = model("fusion", kind="lora")
     tokens = model("fusion", injection="tokens")
     naive = replace(run.stage_a, train_base=True, loss=loss(**NO_ANCHOR))
     return {
         "default": run,
         "without distillation": stage_a(loss=loss(distill=0.0)),
         "without feature term": stage_a(loss=loss(feature=0.0)),
-        "nothing holds the base": stage_a(loss=loss(**NO_ANCHOR)),
+        "nothing holds the base": replace(run, stage_a=alone),
         "with Fisher": stage_a(loss=loss(fisher=10.0), phases=phases),
         "with phases": stage_a(phases=phases),
         "with curriculum": stage_a(curriculum=stages, eval_every=often),
+        "with phases and curriculum": stage_a(phases=phases, curriculum=stages, eval_every=often),
         "with all three": stage_a(loss=loss(fisher=10.0), phases=phases, curriculum=stages, eval_every=often),
-        "null space": stage_a(guard=replace(run.stage_a.guard, null_space=0.9)),
+        "null space": stage_a(guard=guarded),
+        "null space alone": replace(run, stage_a=replace(alone, guard=guarded)),
+        "null space alone, no gate": replace(ungated, stage_a=replace(alone, guard=guarded)),
+        "nothing holds, no gate": replace(ungated, stage_a=alone),
+        "without a gate": ungated,
+        "cross-attention": model("fusion", kind="cross_attention"),
+        "block": model("fusion", kind="block"),
+        "at two layers": model("fusion", layers=(0, 2), residual="per_layer"),
+        "resampler": model("projector", kind="resampler"),
         "without RMS match": model("fusion", rms_match=False),
         "4 tokens": model("projector", tokens=4),
         "16 tokens": model("projector", tokens=16),

@@ -57,18 +57,13 @@ class GatedFusion(nn.Module):
         """Return the gate g (B,) of every row."""
         states = listeners.hidden / listeners.unit  # (B, L, D)
         scores = self.look(states).squeeze(-1) / states.shape[-1] ** 0.5  # (B, L)
-        prompt = _pooled(states, scores, listeners.hears)  # (B, D)
-        heard = sound.tokens / self.embedding_rms  # (B, K, D)
-        audio = _pooled(heard, heard.new_zeros(heard.shape[:2]), sound.mask)  # (B, D)
+        prompt = _mean(states, listeners.hears, scores.masked_fill(~listeners.hears, -1e4).softmax(-1))  # (B, D)
+        audio = _mean(sound.tokens / self.embedding_rms, sound.mask, 1 / sound.mask.sum(1, keepdim=True).clamp(min=1))
         inner = self.expand(torch.cat([self.prompt_norm(prompt), self.audio_norm(audio)], -1))  # (B, 64)
         logits = self.contract(nn.functional.gelu(inner)).squeeze(-1)
         return (LOGIT_LIMIT * (logits / LOGIT_LIMIT).tanh()).sigmoid()
 
 
-def _pooled(values: Tensor, scores: Tensor, counts: Tensor) -> Tensor:
-    """Return the mean (B, D) of `values` (B, N, D) over those that count (B, N), weighted by the softmax of `scores`.
-
-    Zero where none counts.
-    """
-    weights = scores.masked_fill(~counts, -1e4).softmax(-1).where(counts, 0)  # (B, N)
-    return (weights[:, None] @ values.where(counts[..., None], 0)).squeeze(1)
+def _mean(values: Tensor, counts: Tensor, weights: Tensor) -> Tensor:
+    """Return the sum (B, D) of `values` (B, N, D), times `weights` (B, N) or (B, 1), over those that count (B, N)."""
+    return (values * weights[..., None]).where(counts[..., None], 0).sum(1)

@@ -309,7 +309,8 @@ def test_a_table_with_budgets_has_an_action_for_each(budgeted: OutcomeTable, bui
     assert budgeted.provenance["config"]["budgets"] == [2, 4, 8]
     assert "budgets" not in built.provenance["config"]  # a table without is what it was before there were any
     flops = budgeted.provenance["flops"]
-    assert flops["skip"] < flops["use_2"] < flops["use_4"] < flops["use_8"] == built.provenance["flops"]["use"]
+    assert flops["use_8"] == built.provenance["flops"]["use"]
+    assert flops["skip"] < min(flops["use_2"], flops["use_4"])  # more than that lies with the lengths of their answers
     for split in ("train", "test"):
         ours, theirs = budgeted.split(split), built.split(split)
         np.testing.assert_array_equal(ours.score[:, [0, 3]], theirs.score)

@@ -14,7 +14,7 @@ from safe_rl.describe import main
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 LIMITS = {
-    "small.yaml": (0.5, 120),
+    "small.yaml": (0.55, 120),
     "medium.yaml": (0.3, 450),
     "large.yaml": (0.25, 1400),
     "llava-1.5-7b.yaml": (0.3, 200),
