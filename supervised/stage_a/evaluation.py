@@ -8,6 +8,7 @@ evaluation also asks whether gate 0 still is the base of the beginning, bit for 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -113,12 +114,16 @@ class Evaluation:
         """Return the scores of the questions at `mine`, and count their answers."""
         model, scores = self.examples.model, []
         apart = has_encoder(model.base)
-        for start in range(0, len(mine), BATCH):
+        # A base that is spread over processes computes when all of them ask it: one without questions left repeats one.
+        passes = math.ceil(len(self.examples) / (self.processes.count * BATCH))
+        for start in range(0, passes * BATCH, BATCH):
             rows = mine[start : start + BATCH]
-            inputs, audio, images = self.examples.prompt(rows)
+            inputs, audio, images = self.examples.prompt(rows or range(1))
             output: Any = model.generate(
                 inputs, audio if hear else None, images=images, max_new_tokens=self.max_new_tokens, budget=budget
             )
+            if not rows:
+                continue
             predictions = model.decode(output, inputs)
             tokens = answer_tokens(output.sequences, inputs, apart)
             counter.add(predictions, tokens, output.logits, self.examples.retention[list(rows)])

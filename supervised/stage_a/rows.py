@@ -35,12 +35,7 @@ class Rows:
         check(self.facts, config)
         self.audio_share = config.audio_share
         share = config.audio_share if all(self.reads.values()) else float(self.reads["task"])
-        size = config.batch_size
-        if not self.reads["retention"]:
-            size = max(1, round(config.audio_share * size))
-        elif not self.reads["task"]:
-            size = max(1, round((1 - config.audio_share) * size))
-        self.sampler = MixtureSampler(self.facts, size, share, config.set_weights, config.seed)
+        self.sampler = MixtureSampler(self.facts, step_size(config), share, config.set_weights, config.seed)
 
     def draw(self) -> list[int]:
         """Return the rows of the next step, over all processes."""
@@ -64,6 +59,15 @@ class Rows:
 def reads(loss: LossConfig) -> dict[str, bool]:
     """Return whether the loss has a term for questions that need audio (task), and for retention questions."""
     return {"task": loss.task > 0, "retention": loss.distill > 0 or loss.feature > 0}
+
+
+def step_size(config: StageAConfig) -> int:
+    """Return how many questions a step is taken on, over all processes."""
+    read = reads(config.loss)
+    if all(read.values()):
+        return config.batch_size
+    share = 1 - config.audio_share if read["retention"] else config.audio_share
+    return max(1, round(share * config.batch_size))
 
 
 def check(facts: Facts, config: StageAConfig) -> None:

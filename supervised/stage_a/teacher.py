@@ -43,13 +43,15 @@ class Teacher:
         Logits behind the end of an answer are 0.
         """
         places = [place for place, retention in enumerate(batch.retention.tolist()) if retention]
-        if self._kept is None or not places:
+        # Where there is none, another question stands in: a base that is spread over processes, which may have some,
+        # computes when all of them ask it, or none.
+        if not self._kept:
             logits, states = self._compute(self.examples.part(batch, places or [0]))
-            logits, states = logits[: len(places)], states[: len(places)]
         else:
-            kept = [self._kept[batch.rows[place]] for place in places]
+            kept = [self._kept[row] for row in [batch.rows[place] for place in places] or list(self._kept)[:1]]
             logits = torch.nn.utils.rnn.pad_sequence([logits for logits, _ in kept], batch_first=True)
             states = torch.stack([states for _, states in kept])
+        logits, states = logits[: len(places)], states[: len(places)]
         longer = batch.labels.shape[1] - logits.shape[1]  # an answer of a question that needs audio may be the longest
         return torch.nn.functional.pad(logits, (0, 0, 0, longer)), states
 

@@ -45,9 +45,19 @@ def test_the_teacher_tells_the_same_from_memory_and_on_demand(
     hook.remove()
 
 
-def test_a_batch_without_retention_questions_has_nothing_to_be_taught(examples: Examples) -> None:
-    logits, states = Teacher(examples, [4, 5, 6])(examples.batch([0, 1]))
-    assert len(logits) == len(states) == 0
+def test_a_batch_without_retention_questions_has_nothing_to_be_taught(
+    examples: Examples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, passes = examples.batch([0, 1]), []
+    kept = Teacher(examples, [4, 5, 6])
+    monkeypatch.setattr(stage_a_teacher, "CACHE_BYTES", 0)
+    hook = examples.model.base.register_forward_pre_hook(lambda *_: passes.append(1))
+    # The base is asked as often as for any batch, since a base that is spread over processes needs all of them.
+    for teacher, asked in ((kept, 0), (Teacher(examples, [4, 5, 6]), 1)):
+        logits, states = teacher(batch)
+        assert len(logits) == len(states) == 0
+        assert len(passes) == asked
+    hook.remove()
 
 
 @torch.no_grad()
