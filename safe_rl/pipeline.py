@@ -160,15 +160,17 @@ def _train_adapter(config: RunConfig, artefact: Artefact) -> dict[str, Any]:
     """Train the adapter on all processes; return what is noted about it."""
     from supervised.data.source import open_split
     from supervised.safe_model import SafeModel
-    from supervised.sharding import attach_sharded, sharding_is_wanted
+    from supervised.sharding import attach_sharded, left_whole, sharding_is_wanted
     from supervised.stage_a.training import train_stage_a
 
     processes = Processes.current()
     print(f"Stage A: training the adapter in {artefact.folder}")
     prepare(config.stage_a.seed, config.threads)
     train, validation = (open_split(config.data, split) for split in ("adapter", "validation"))
-    if sharded := sharding_is_wanted():
-        _check_sharding(config)
+    if sharded := processes.by_main(sharding_is_wanted):
+        processes.by_main(lambda: _check_sharding(_stage_a(config)))
+    elif told := left_whole():
+        print(told)
     model = attach_sharded(config.model) if sharded else SafeModel.attach(config.model)
     show = processes.main and sys.stderr.isatty()  # bars in a log file are noise
     settings = _stage_a(config)
@@ -191,10 +193,24 @@ def _train_adapter(config: RunConfig, artefact: Artefact) -> dict[str, Any]:
     return facts
 
 
-def _check_sharding(config: RunConfig) -> None:
-    """Refuse to spread a base that is trained itself: its layers would need gradients that nobody collects."""
-    if config.stage_a.train_base:
-        raise ConfigError("stage_a.train_base trains the base, which FSDP spreads here; launch it without FSDP.")
+def _check_sharding(config: StageAConfig) -> None:
+    """Refuse what a base that is spread over the processes cannot do.
+
+    Trained itself, its layers would need gradients that nobody collects; and a process without a question in one part
+    of a step would not ask the base when the others do.
+    """
+    from supervised.stage_a.rows import step_size
+
+    if config.train_base:
+        raise ConfigError(
+            "stage_a.train_base trains the base, which is spread here; launch it with configs/accelerate/ddp.yaml."
+        )
+    parts = Processes.current().count * config.accumulate
+    if (size := step_size(config)) < parts:
+        raise ConfigError(
+            f"a step is taken on {size} questions, and with the base spread each of its {parts} parts (processes times "
+            f"stage_a.accumulate) needs one; raise stage_a.batch_size, or lower stage_a.accumulate."
+        )
 
 
 def _build_table(config: RunConfig, adapter: Path, artefact: Artefact) -> None:

@@ -47,7 +47,7 @@ class Processes:
         """Return the processes of this run; the first call makes those that a launcher started know each other.
 
         Raises:
-            ConfigError: the launcher was asked for several processes on the CPU and started one, or for DeepSpeed.
+            ConfigError: the launcher was asked for several processes on the CPU and started one.
         """
         if cls._current is None:
             cls._current = cls._join()
@@ -180,11 +180,14 @@ class Processes:
             return cls()
         import torch
         from accelerate import PartialState
+        from accelerate.utils import patch_environment
 
         # Both, because a run on GPUs also has texts and flags to share, which never leave the CPU.
         cuda = torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "").lower() != "true"
         backend = {"backend": "cpu:gloo,cuda:nccl"} if cuda else {}
-        state = PartialState(cpu=not cuda, timeout=PATIENCE, **backend)
+        # DeepSpeed joins the processes that torch made; asked to make them, it would know one kind of connection.
+        with patch_environment(ACCELERATE_USE_DEEPSPEED="false"):
+            state = PartialState(cpu=not cuda, timeout=PATIENCE, **backend)
         return cls(state.process_index, state.num_processes)
 
 
@@ -201,14 +204,9 @@ def _launched() -> bool:
     """Whether a launcher started this process as one of several.
 
     Raises:
-        ConfigError: it should have, and did not; or it is DeepSpeed's.
+        ConfigError: it should have, and did not.
     """
     count = _launched_count()
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
-        raise ConfigError(
-            "DeepSpeed is not supported: only the adapter is trained, so ZeRO has nothing to spread but the frozen "
-            "base, and that FSDP does too; give --config_file configs/accelerate/fsdp.yaml."
-        )
     if count == 1 and "LOCAL_RANK" not in os.environ and {"ACCELERATE_USE_CPU", "MASTER_PORT"} <= set(os.environ):
         raise ConfigError(
             "accelerate launch was asked for several processes on the CPU, but starts a single one without MPI; "

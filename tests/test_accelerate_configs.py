@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "configs" / "accelerate"
-FILES = {"cpu.yaml": "MULTI_GPU", "ddp.yaml": "MULTI_GPU", "fsdp.yaml": "FSDP"}
+FILES = {"cpu.yaml": "MULTI_GPU", "ddp.yaml": "MULTI_GPU", "deepspeed.yaml": "DEEPSPEED", "fsdp.yaml": "FSDP"}
 
 
 def read(name: str) -> Any:
@@ -19,7 +19,7 @@ def read(name: str) -> Any:
 
 def test_every_file_is_known() -> None:
     assert {path.name for path in FOLDER.iterdir()} == set(FILES)
-    assert len(FILES) == 3
+    assert len(FILES) == 4
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -38,3 +38,9 @@ def test_fsdp_wraps_the_layers_by_the_second_version() -> None:
     settings = read("fsdp.yaml").fsdp_config
     assert settings["fsdp_version"] == 2
     assert settings["fsdp_auto_wrap_policy"] == "TRANSFORMER_BASED_WRAP"
+
+
+def test_deepspeed_spreads_by_stage_3_and_nothing_else() -> None:
+    settings = read("deepspeed.yaml").deepspeed_config
+    assert settings["zero_stage"] == 3
+    assert settings["offload_param_device"] == settings["offload_optimizer_device"] == "none"

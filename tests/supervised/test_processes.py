@@ -172,10 +172,3 @@ def test_a_launcher_that_started_one_process_instead_of_several_is_refused(monke
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     with pytest.raises(ConfigError, match=r"starts a single one without MPI; give it --config_file configs/accelerate"):
         Processes.current()
-
-
-def test_deepspeed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Processes, "_current", None)
-    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    with pytest.raises(ConfigError, match=r"DeepSpeed is not supported: .* give --config_file configs/accelerate/fsdp"):
-        Processes.current()

@@ -6,6 +6,7 @@ import json
 import subprocess
 import textwrap
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,11 @@ import pytest
 from safetensors.torch import load_file
 
 Launch = Callable[..., subprocess.CompletedProcess[str]]
+
+CONFIGS = Path(__file__).parents[3] / "configs" / "accelerate"
+needs_deepspeed = pytest.mark.skipif(
+    find_spec("deepspeed") is None, reason="deepspeed is not installed; pip install 'safe-rl-audio[deepspeed]'"
+)
 
 TRAIN = (
     f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n"
@@ -29,13 +35,15 @@ from supervised.config import ModelConfig
 from supervised.data.sample import Sample, Waveform
 from supervised.processes import Processes
 from supervised.safe_model import SafeModel
+from supervised.sharding import attach_sharded, sharding_is_wanted
+from supervised.stage_a import evaluation
 from supervised.stage_a.config import AudioCurriculumConfig, GuardConfig, LossConfig, StageAConfig
 from supervised.stage_a.training import train_stage_a
 
 base, encoder, out = sys.argv[1], sys.argv[2], Path(sys.argv[3])
 dies_at, accumulate = int(sys.argv[4]), int(sys.argv[5])
 torch.set_num_threads(1)
-
+evaluation.BATCH = 4  # of nine questions, one of two processes has five and asks twice
 
 config = StageAConfig(
     steps=10, batch_size=6, accumulate=accumulate, warmup_steps=2, gate_warmup_steps=2, eval_every=5, eval_samples=9,
@@ -51,7 +59,8 @@ if dies_at:
 
     register_optimizer_step_post_hook(die)
 torch.manual_seed(0)
-model = SafeModel.attach(ModelConfig(base=base, encoder=encoder))
+attach = attach_sharded if sharding_is_wanted() else SafeModel.attach
+model = attach(ModelConfig(base=base, encoder=encoder))
 train_stage_a(model, questions(20, 0), questions(12, 1), config, out, resume=True, progress=False)
 Processes.current().close()
 """
@@ -66,9 +75,11 @@ def train(
     script = tmp_path_factory.mktemp("script") / "train.py"
     script.write_text(textwrap.dedent(TRAIN))
 
-    def run(folder: Path, processes: int, dies_at: int = 0, accumulate: int = 1) -> subprocess.CompletedProcess[str]:
+    def run(
+        folder: Path, processes: int, dies_at: int = 0, accumulate: int = 1, config: str = "cpu"
+    ) -> subprocess.CompletedProcess[str]:
         words = (script, tiny_base_dir, tiny_encoder_dir, folder, dies_at, accumulate)
-        return launch(*words, processes=processes)
+        return launch(*words, processes=processes, config=CONFIGS / f"{config}.yaml")
 
     return run
 
@@ -109,6 +120,17 @@ def test_more_processes_and_parts_train_as_one_process_with_the_whole_batch(
     accumulate: int,
 ) -> None:
     ended = train(tmp_path / "run", processes, accumulate=accumulate)
+    assert ended.returncode == 0, ended.stderr
+    check_equal(tmp_path / "run", alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["fsdp", pytest.param("deepspeed", marks=needs_deepspeed)])
+def test_processes_with_a_share_of_the_base_train_as_one_with_the_whole(
+    train: Callable[..., subprocess.CompletedProcess[str]], alone: Path, tmp_path: Path, config: str
+) -> None:
+    # Three of six questions each: one part has two, the other one, and one of the six parts no retention question.
+    ended = train(tmp_path / "run", 2, accumulate=2, config=config)
     assert ended.returncode == 0, ended.stderr
     check_equal(tmp_path / "run", alone)
 
