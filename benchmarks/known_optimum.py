@@ -129,7 +129,8 @@ def compare(
         )
 
     found = [judge("lookup", 0, lookup(known, limits)[known.cells[test.rows]], 0.0)]
-    model = OutcomeModel(OutcomeBatches(train, REWARD), config.smoothing) if config.smoothing.trees else None
+    expects = bool(agents and config.smoothing.trees)
+    model = OutcomeModel(OutcomeBatches(train, REWARD), config.smoothing) if expects else None
     for agent in agents:
         for seed in range(seeds):
             start = time.perf_counter()
@@ -276,7 +277,9 @@ def main() -> None:
     parser.add_argument("--tables", type=int, default=3, help="tables of every kind")
     parser.add_argument("--first", type=int, default=0, help="number of the first table")
     parser.add_argument("--seeds", type=int, default=5, help="runs of every agent on every table")
-    parser.add_argument("--agents", nargs="+", default=["ppo", "exact"], choices=["ppo", "exact"])
+    parser.add_argument(
+        "--agents", nargs="*", default=["ppo", "exact"], choices=["ppo", "exact"], help="none: the lookup table alone"
+    )
     parser.add_argument("--certify", type=int, default=0, help="certify so many tables, the kinds in turn, instead")
     parser.add_argument("--method", default="harm", choices=["harm", "usage", "drop"])
     parser.add_argument("--limit", type=float, default=0.02, help="on what the method certifies")
