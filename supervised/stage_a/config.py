@@ -85,7 +85,7 @@ class GuardConfig:
     max_drop: float = 0.03
     """Largest drop on retention questions that a best step may have; with none within it, the smallest drop wins."""
     patience: int = 3
-    """Evaluations without a better one, after the gate's warm-up, that end the training."""
+    """Evaluations without a better one, after the gate's warm-up, that end the curriculum's stage or the training."""
     breach: float = 0.10
     """Drop on retention questions at which the training does not go on as it was."""
     on_breach: Literal["roll_back", "stop", "go_on"] = "roll_back"

@@ -58,8 +58,9 @@ class Course:
     ) -> Decision:
         """Take the evaluation after `step` steps in.
 
-        While the gate of the training is not yet that of the evaluation, patience, breaches, adaptive weights and the
-        monitor do not count: what is evaluated was not trained yet.
+        Patience counts within a stage of the curriculum: where it runs out the next stage begins, and in the last one
+        the run ends. While the gate of the training is not yet that of the evaluation, patience, breaches, adaptive
+        weights and the monitor do not count: what is evaluated was not trained yet.
 
         Args:
             step: optimiser steps done.
@@ -75,9 +76,13 @@ class Course:
             decision.told.append("; ".join(filter(None, (fallen, self.weights.hold_harder()))))
         if not warming and (raised := self.weights.judge(figures, base)):
             decision.told.append(raised)
-        if self.curriculum.judge(figures, base):
+        if self.curriculum.judge(figures, base, self.guard.impatience):
             decision.restricted = True
             decision.told.append(self.curriculum.reason)
+            self.guard.begin_stage()
+        elif self.guard.impatience and not self.guard.reason:
+            decision.verdict = "stop"
+            self.guard.reason = self.guard.impatience
         if not warming:
             warnings = self.monitor.check(outputs, base_outputs)
             decision.told += warnings

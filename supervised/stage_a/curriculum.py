@@ -26,6 +26,7 @@ class Curriculum:
 
     - when retention_score >= retention * the base's, audio_accuracy >= accuracy, and the loss varies by no more than
       loss_variation; accuracy is that of all validation questions, also of those that are harder than the stage's;
+    - or when nothing more is to be expected of it (`impatience`);
     - or else when its time is up: stage k of n ends at k / n of the run's steps at the latest, so that the last one,
       with all questions, always has its share of them. A stage that is left early leaves its time to the next one.
 
@@ -75,12 +76,13 @@ class Curriculum:
             self._sums = [*self._sums, self._sum][-WINDOWS:]
             self._sum, self._count = 0.0, 0
 
-    def judge(self, figures: Mapping[str, float], base_figures: Mapping[str, float]) -> bool:
+    def judge(self, figures: Mapping[str, float], base_figures: Mapping[str, float], impatience: str = "") -> bool:
         """Go on to the next stage if it is time; return whether it was, and tell why in `reason`.
 
         Args:
             figures: of an evaluation, with the gate at 1: `audio_accuracy` and `retention_score`.
             base_figures: the base's on the same questions.
+            impatience: why nothing more is to be expected of the stage; empty while there is.
         """
         self.reason = ""
         if self.stage == self.stages - 1:
@@ -91,9 +93,11 @@ class Curriculum:
             missed.append("too few steps to tell how much the loss varies")
         elif variation > self.config.loss_variation:
             missed.append(f"loss variation {variation:.3f} > {self.config.loss_variation:g}")
-        if missed and self._taken * self.stages < (self.stage + 1) * self.steps:
+        time_is_up = self._taken * self.stages >= (self.stage + 1) * self.steps
+        if missed and not time_is_up and not impatience:
             return False
-        why = f"its time is up ({'; '.join(missed)})" if missed else "its goals are met"
+        early = "its time is up" if time_is_up else impatience
+        why = f"{early} ({'; '.join(missed)})" if missed else "its goals are met"
         self.reason = f"stage {self.stage + 1} of {self.stages} ends: {why}"
         self.stage += 1
         self._sums, self._sum, self._count = [], 0.0, 0

@@ -18,7 +18,7 @@ class Guard:
         self.best: dict[str, float] = {}
         """Figures of the best evaluation and its `step`; empty before the first."""
         self.stale = 0
-        """Evaluations since the best one."""
+        """Evaluations without a better one, since the best one or since the curriculum's stage began."""
         self.rolled = 0
         """Roll-backs so far."""
         self.reason = ""
@@ -38,10 +38,16 @@ class Guard:
         self.stale = 0 if better or warming else self.stale + 1
         if figures["drop"] > self.config.breach and self.config.on_breach != "go_on" and not warming:
             return self._breach(figures["drop"], better)
-        if self.stale >= self.config.patience:
-            self.reason = f"{self.stale} evaluations without a better one"
-            return "stop"
         return "best" if better else "worse"
+
+    @property
+    def impatience(self) -> str:
+        """Why there is nothing more to expect of the present stage; empty while patience lasts."""
+        return f"{self.stale} evaluations without a better one" if self.stale >= self.config.patience else ""
+
+    def begin_stage(self) -> None:
+        """Count anew: questions that were not drawn before can make the model better again."""
+        self.stale = 0
 
     def get_state(self) -> dict[str, Any]:
         """Return the state as JSON."""

@@ -56,6 +56,28 @@ def test_goals_that_are_missed_raise_weights_and_time_ends_a_stage() -> None:
     assert decision.told[1] == "stage 1 of 2 ends: its time is up (audio accuracy 0.650 < 0.7)"
 
 
+def test_patience_counts_within_a_stage_and_ends_the_run_in_the_last_one_only() -> None:
+    course = Course(replace(CONFIG, guard=GuardConfig(max_drop=1.0, patience=2)))
+    verdicts = [judge(course, step, accuracy) for step, accuracy in ((30, 0.6), (32, 0.5), (34, 0.5))]
+    assert [decision.verdict for decision in verdicts] == ["best", "worse", "worse"]
+    assert [decision.restricted for decision in verdicts] == [False, False, True]
+    assert verdicts[2].told[-1].startswith("stage 1 of 2 ends: 2 evaluations without a better one (audio accuracy ")
+    assert judge(course, 36, 0.5).verdict == "worse"
+    assert course.reason == ""
+    assert judge(course, 38, 0.5).verdict == "stop"
+    assert course.reason == "2 evaluations without a better one"
+
+
+def test_patience_that_runs_out_as_a_stage_ends_by_its_time_does_not_end_the_run() -> None:
+    course = Course(replace(CONFIG, guard=GuardConfig(max_drop=1.0, patience=1)))
+    judge(course, 30, 0.6)
+    for _ in range(50):
+        course.curriculum.observe_loss(1.0)
+    decision = judge(course, 50, 0.5)
+    assert (decision.verdict, decision.restricted, course.reason) == ("worse", True, "")
+    assert decision.told[-1] == "stage 1 of 2 ends: its time is up (audio accuracy 0.500 < 0.7)"
+
+
 def test_degenerate_answers_twice_in_a_row_end_the_run_and_say_why() -> None:
     course, bad = Course(CONFIG), replace(SAID, empty=0.5, looping=0.5)
     assert len(judge(course, 30, 0.9, said=bad).told) == 2

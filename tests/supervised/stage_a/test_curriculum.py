@@ -80,6 +80,16 @@ def test_a_stage_whose_time_is_up_ends_all_the_same_and_says_so() -> None:
     assert curriculum.reason == "stage 2 of 4 ends: its time is up (loss variation 0.222 > 0.1)"
 
 
+def test_a_stage_of_which_nothing_more_is_expected_ends_before_its_time() -> None:
+    curriculum = after([1.0] * 50)
+    assert curriculum.judge(GOOD | {"audio_accuracy": 0.6}, BASE, "3 evaluations in vain")
+    assert curriculum.reason == "stage 1 of 4 ends: 3 evaluations in vain (audio accuracy 0.600 < 0.7)"
+    for _ in range(50):
+        curriculum.observe_loss(1.0)
+    assert curriculum.judge(GOOD, BASE, "3 evaluations in vain")
+    assert curriculum.reason == "stage 2 of 4 ends: its goals are met"
+
+
 def test_the_last_stage_has_its_share_of_the_steps_whatever_happens() -> None:
     curriculum, stages = Curriculum(FOUR, 400), []
     for step in range(1, 401):

@@ -32,14 +32,26 @@ def test_patience_counts_evaluations_in_vain_after_the_warm_up() -> None:
     assert judge(guard, 0.5, 0.0) == "best"
     assert judge(guard, 0.4, 0.0, warming=True) == "worse"
     assert judge(guard, 0.4, 0.0) == "worse"
-    assert judge(guard, 0.4, 0.0) == "stop"
-    assert guard.reason == "2 evaluations without a better one"
+    assert guard.impatience == ""
+    assert judge(guard, 0.4, 0.0) == "worse"
+    assert guard.impatience == "2 evaluations without a better one"
 
 
 def test_a_better_evaluation_begins_the_count_anew() -> None:
     guard = Guard(GuardConfig(patience=2))
     assert [judge(guard, value, 0.0) for value in (0.5, 0.4, 0.6, 0.5)] == ["best", "worse", "best", "worse"]
-    assert not guard.reason
+    assert not guard.impatience
+
+
+def test_a_stage_begins_the_count_anew_and_keeps_the_best_step() -> None:
+    guard = Guard(GuardConfig(patience=2))
+    assert [judge(guard, value, 0.0) for value in (0.5, 0.4)] == ["best", "worse"]
+    guard.begin_stage()
+    assert judge(guard, 0.4, 0.0) == "worse"
+    assert not guard.impatience
+    assert judge(guard, 0.5, 0.0) == "worse"  # as good as the best one is not better
+    assert guard.impatience
+    assert guard.best["audio_accuracy"] == 0.5
 
 
 def test_a_breach_rolls_back_so_often_and_then_ends_the_run() -> None:

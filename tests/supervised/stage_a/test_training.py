@@ -8,13 +8,28 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_runs import CONFIG, lines, questions, run
+from tiny_runs import CONFIG, lines, questions, run, traces
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from supervised.errors import ConfigError, DataError, ModelError
 from supervised.safe_model import SafeModel
-from supervised.stage_a.config import GuardConfig, LossConfig
+from supervised.stage_a.config import AudioCurriculumConfig, GuardConfig, LossConfig
 from supervised.stage_a.schedule import budget_at
 from supervised.stage_a.training import train_stage_a
+
+STILL = replace(
+    CONFIG,
+    projector_lr=1e-12,
+    fusion_lr=1e-12,
+    gate_lr=1e-12,
+    marker_lr=1e-12,
+    eval_every=1,
+    guard=GuardConfig(max_drop=1.0, patience=2),
+)
+"""A run in which no evaluation is better than the first one."""
+STILL_IN_STAGES = replace(
+    STILL, steps=30, checkpoint_every=1, curriculum=AudioCurriculumConfig(shares=(0.4, 0.7, 1.0), accuracy=1.0)
+)
 
 
 @pytest.mark.slow
@@ -61,11 +76,45 @@ def test_distillation_holds_the_model_near_its_base(attach: Callable[[], SafeMod
 
 
 def test_patience_ends_a_run_that_gets_no_better(attach: Callable[[], SafeModel], tmp_path: Path) -> None:
-    still = replace(CONFIG, projector_lr=1e-12, fusion_lr=1e-12, gate_lr=1e-12, marker_lr=1e-12, eval_every=1)
-    still = replace(still, guard=GuardConfig(max_drop=1.0, patience=2))
-    result = run(attach(), tmp_path, still)
+    result = run(attach(), tmp_path, STILL)
     # The gate's warm-up takes 3 steps; patience counts evaluations from the third on.
     assert (result.stopped_early, result.steps, result.best_step) == (True, 4, 1)
+
+
+def test_with_a_curriculum_patience_ends_stages_and_the_run_in_the_last_one(
+    attach: Callable[[], SafeModel], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = run(attach(), tmp_path, STILL_IN_STAGES)
+    told = [line for line in capsys.readouterr().err.splitlines() if " ends: " in line]
+    # In steps 4 and 5 nothing gets better; steps 1 to 3 are the gate's warm-up. The second stage ends two later.
+    assert [line.partition(" (")[0] for line in told] == [
+        f"Stage A, step {step}: stage {stage} of 3 ends: 2 evaluations without a better one"
+        for step, stage in ((4, 1), (6, 2))
+    ]
+    assert [line["stage"] for line in lines(tmp_path) if line["kind"] == "evaluation"] == [1, 1, 1, 2, 2, 3, 3, 3]
+    assert (result.stopped_early, result.steps, result.best_step) == (True, 8, 1)
+    assert result.reason == "2 evaluations without a better one"
+
+
+@pytest.mark.parametrize("step", [4, 5, 7])
+def test_a_run_whose_stages_end_by_patience_goes_on_bit_for_bit(
+    attach: Callable[[], SafeModel], tmp_path: Path, step: int
+) -> None:
+    run(attach(), tmp_path / "whole", STILL_IN_STAGES)
+    updates = iter(range(1, 100))
+
+    def crash(*_: Any) -> None:
+        if next(updates) == step + 1:
+            raise RuntimeError("power cut")
+
+    handle = register_optimizer_step_post_hook(crash)
+    try:
+        with pytest.raises(RuntimeError, match="power cut"):
+            run(attach(), tmp_path / "parts", STILL_IN_STAGES)
+    finally:
+        handle.remove()
+    run(attach(), tmp_path / "parts", STILL_IN_STAGES, resume=True)
+    assert traces(tmp_path / "parts") == traces(tmp_path / "whole")
 
 
 def test_a_run_that_diverges_says_what_to_lower(attach: Callable[[], SafeModel], tmp_path: Path) -> None:
