@@ -160,7 +160,7 @@ class StageAConfig:
     seed: int = 0
     """Seed of the order of the questions."""
     train_base: bool = False
-    """Train the base's text stack too, but for its word embeddings: the naive way; gate 0 is then not the base."""
+    """Train the base's text stack too (float32), but for its word embeddings: naive; gate 0 is then not the base."""
     loss: LossConfig = field(default_factory=LossConfig)
     curriculum: AudioCurriculumConfig = field(default_factory=AudioCurriculumConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)

@@ -6,14 +6,26 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from supervised.base import weights_sha256
+from supervised.errors import ConfigError
 from supervised.safe_model import SafeModel
 
 
 def trainable_stack(model: SafeModel) -> nn.Module:
-    """Return the base's text stack, to be trained but for its word embeddings: their size is the adapter's unit."""
+    """Return the base's text stack, to be trained but for its word embeddings: their size is the adapter's unit.
+
+    Raises:
+        ConfigError: the base is not float32, where most updates would be rounded away.
+    """
+    if model.base.dtype != torch.float32:
+        given = str(model.base.dtype).removeprefix("torch.")
+        raise ConfigError(
+            f"stage_a.train_base trains a base in float32, but this one is in {given}; set model.dtype to float32, "
+            "or stage_a.train_base to false."
+        )
     stack: nn.Module = model.stack.requires_grad_(True)
     model.base.get_input_embeddings().requires_grad_(False)
     return stack
