@@ -36,7 +36,7 @@ def parameter_counts(
         token_parts: number and width of the tokens of every encoder in an ensemble; (): there is one.
 
     Raises:
-        ModelError: `fusion.heads` does not divide `width`.
+        ModelError: heads, rank or the projector's layers do not fit `width`.
 
     >>> parameter_counts(ProjectorConfig(), FusionConfig(), 768, 4096)["markers"]
     Parameters(trainable=8192, frozen=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from supervised.errors import ConfigError
@@ -181,6 +181,10 @@ class ProjectorConfig:
         if self.hidden is not None and (self.kind == "resampler" or self.layers == 1):
             where = "the resampler" if self.kind == "resampler" else "an MLP of one layer"
             raise ConfigError(f"projector.hidden is {self.hidden}, but {where} has no hidden layer; leave it out.")
+        if self.kind == "resampler" and self.bottleneck == 1:
+            raise ConfigError(
+                "projector.bottleneck must be at least 2, got 1, and one normalised channel is always 0; use e.g. 128."
+            )
         if self.heads < 1 or self.bottleneck < 1 or self.bottleneck % self.heads:
             raise ConfigError(
                 f"projector.heads must divide projector.bottleneck, got {self.heads} and {self.bottleneck}; "
@@ -263,16 +267,24 @@ class FusionConfig:
         check_choice("fusion.scope", self.scope, ("prompt", "suffix"))
         if self.injection not in ("residual", "tokens"):
             raise ConfigError(f"fusion.injection must be residual or tokens, got {self.injection}; use e.g. residual.")
-        if self.injection == "tokens" and self.layers:
-            raise ConfigError(
-                f"fusion.layers is {list(self.layers)}, but inserted tokens enter with the embeddings; "
-                "leave it out, or use fusion.injection residual."
-            )
-        if self.injection == "tokens" and self.dropout:
-            raise ConfigError(
-                f"fusion.dropout is {self.dropout}, but inserted tokens make no residual; "
-                "leave it out, or use fusion.injection residual."
-            )
+        if self.injection == "tokens":
+            _check_no_fusion(self)
+
+
+def _check_no_fusion(config: FusionConfig) -> None:
+    """Refuse settings of the fusion beside inserted tokens, which pass none; where they may enter is no matter."""
+    given = {each.name: (getattr(config, each.name), each.default) for each in fields(config)}
+    given["layers"] = (list(config.layers), [])
+    set_in_vain = [
+        f"fusion.{name} is {value}"
+        for name, (value, default) in given.items()
+        if value != default and name not in ("injection", "scope")
+    ]
+    if set_in_vain:
+        raise ConfigError(
+            f"{', '.join(set_in_vain)}, but inserted tokens pass no fusion; leave it at its default, or use "
+            "fusion.injection residual."
+        )
 
 
 @dataclass(frozen=True)

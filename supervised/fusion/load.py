@@ -19,7 +19,7 @@ def new_fusion(config: FusionConfig, width: int, embedding_rms: float) -> nn.Mod
     A residual scale that all layers share belongs to the first of them. Inserted tokens pass no fusion: an empty list.
 
     Raises:
-        ModelError: the heads do not divide the width.
+        ModelError: the heads do not divide the width, or the rank is above it.
     """
     if config.injection == "tokens":
         return nn.ModuleList()

@@ -360,7 +360,7 @@ def test_a_single_place_has_one_residual_scale_trained_or_not() -> None:
 
 
 def test_an_adapter_of_inserted_tokens_has_no_fusion_and_says_so() -> None:
-    fusion = FusionConfig(kind="gated", injection="tokens", heads=3)  # 3 heads do not divide the width; none is made
+    fusion = FusionConfig(injection="tokens")
     adapter = _adapter(fusion=fusion)
     assert (adapter.places, adapter.needs_whole_prompt) == (0, False)
     assert {name.split(".")[0] for name in adapter.state_dict()} == {"projector", "markers"}

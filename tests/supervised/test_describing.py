@@ -157,6 +157,11 @@ def test_gpt2_with_clip_by_hand() -> None:
             "is a file of weights, which has no configuration to describe; describe its like",
         ),
         ({"fusion": FusionConfig(heads=3)}, r"fusion\.heads = 3 does not divide the base's embedding width 4096"),
+        ({"fusion": FusionConfig(lora_rank=4097)}, r"fusion\.lora_rank is 4097, but .* width of 4096; use 1 to 4096"),
+        (
+            {"projector": ProjectorConfig(hidden=65537)},
+            r"projector\.hidden is 65537, .* use at most 16 times that",
+        ),
         ({"fusion": FusionConfig(layers=(0, 40))}, "names layer 40, but the base's text stack has 32 layers"),
     ],
 )

@@ -206,5 +206,5 @@ def test_columns_named_one_by_one_are_refused(setting: Setting) -> None:
 def test_settings_that_contradict_inserted_tokens_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"fusion\.injection must be residual or tokens, got prefix"):
         FusionConfig(injection="prefix")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match=r"fusion\.layers is \[1\], but inserted tokens enter with the embeddings"):
+    with pytest.raises(ConfigError, match=r"fusion\.layers is \[1\], but inserted tokens pass no fusion; leave"):
         FusionConfig(injection="tokens", layers=(1,))

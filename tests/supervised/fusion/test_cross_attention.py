@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from supervised.config import FusionConfig
 from supervised.errors import ConfigError, ModelError
 from supervised.fusion.cross_attention import CrossAttentionFusion
+from supervised.fusion.load import new_fusion
 from supervised.fusion.parts import Listeners, Sound, capped, sizes
 
 
@@ -134,6 +135,15 @@ def test_heads_that_do_not_divide_the_width_are_refused() -> None:
         CrossAttentionFusion(FusionConfig(heads=5), 12, 1.0)
 
 
+@pytest.mark.parametrize("kind", ["lora", "gated"])
+def test_a_rank_above_the_width_is_refused_where_there_is_one(kind: Any) -> None:
+    message = r"fusion\.lora_rank is 13, but .* width of 12; use 1 to 12, or fusion\.kind cross_attention"
+    with pytest.raises(ModelError, match=message):
+        new_fusion(FusionConfig(kind=kind, lora_rank=13), 12, 1.0)
+    new_fusion(FusionConfig(kind=kind, lora_rank=12), 12, 1.0)
+    new_fusion(FusionConfig(kind="cross_attention", lora_rank=13), 12, 1.0)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -151,10 +161,21 @@ def test_heads_that_do_not_divide_the_width_are_refused() -> None:
         ({"residual_scale": float("nan")}, r"fusion\.residual_scale must be above 0 and finite, got nan"),
         ({"dropout": 1.0}, r"fusion\.dropout must be at least 0 and below 1, got 1\.0; use e\.g\. 0\.1"),
         ({"dropout": float("nan")}, r"fusion\.dropout must be at least 0 and below 1, got nan"),
-        ({"injection": "tokens", "dropout": 0.1}, r"fusion\.dropout is 0\.1, but inserted tokens make no residual"),
+        (
+            {"injection": "tokens", "dropout": 0.1},
+            r"fusion\.dropout is 0\.1, but inserted tokens pass no fusion; leave it",
+        ),
         ({"scope": "all"}, r"fusion\.scope must be prompt or suffix, got all"),
         ({"injection": "prefix"}, r"fusion\.injection must be residual or tokens, got prefix"),
-        ({"injection": "tokens", "layers": (0,)}, r"fusion\.layers is \[0\], but inserted tokens enter with the embed"),
+        (
+            {"injection": "tokens", "layers": (0,)},
+            r"fusion\.layers is \[0\], but inserted tokens pass no fusion; leave",
+        ),
+        ({"injection": "tokens", "kind": "gated"}, r"fusion\.kind is gated, but inserted tokens pass no fusion"),
+        (
+            {"injection": "tokens", "kind": "block", "heads": 2, "rms_match": False},
+            r"^fusion\.kind is block, fusion\.heads is 2, fusion\.rms_match is False, but inserted tokens",
+        ),
     ],
 )
 def test_values_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:

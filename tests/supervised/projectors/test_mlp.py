@@ -99,6 +99,7 @@ def test_a_row_without_audio_is_finite_and_so_are_its_gradients() -> None:
         ),
         ({"heads": 3}, r"projector\.heads must divide projector\.bottleneck, got 3 and 128; use e\.g\. 4 and 128"),
         ({"heads": 0}, r"projector\.heads must divide projector\.bottleneck, got 0 and 128"),
+        ({"kind": "resampler", "heads": 1, "bottleneck": 1}, r"projector\.bottleneck must be at least 2, got 1, and"),
     ],
 )
 def test_values_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
