@@ -169,3 +169,11 @@ class BridgeRun:
             raise ConfigError("run_dir is empty; give the path of a folder or leave it out.")
         if self.threads < 1:
             raise ConfigError(f"threads must be at least 1, got {self.threads}; use e.g. 2.")
+
+
+FILES = {
+    "train_bridge": (BridgeRun, "the making of a base", "configs/bases/small.yaml"),
+    "pretrain_demo": (PretrainDemoConfig, "the making of the demo's models", None),
+    "train_policy": (RunConfig, "a whole run", "configs/demo.yaml"),
+}
+"""Command -> keys of its YAML files, what they describe, and one that ships; `train_policy` and all that read a run."""

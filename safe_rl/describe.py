@@ -39,7 +39,7 @@ def describe(config: DescribeRun) -> None:
     """Print the parts of the configuration's model."""
     from supervised.describing import describe as parts_of
 
-    description = parts_of(config.model)
+    description = parts_of(config.model, config.stage_a.train_base)
     print(json.dumps(as_json(description), indent=2) if config.json else table(description))
 
 

@@ -82,8 +82,30 @@ def check_yaml(path: str, config_type: type) -> dict[str, Any]:
         ) from error
     if not isinstance(tree, dict):
         raise ConfigError(f"config: {path} holds no keys; give a file such as configs/demo.yaml.")
+    _refuse_other_files(tree, config_type, path)
     _check_keys(tree, config_type, "", path)
     return tree
+
+
+def _refuse_other_files(tree: dict[Any, Any], config_type: type, path: str) -> None:
+    """Refuse a whole file that is another program's: that says more than its first key, which is unknown here."""
+    from safe_rl.config import FILES
+
+    if tree.keys() <= get_type_hints(config_type).keys():
+        return
+    if "compute_environment" in tree:
+        raise ConfigError(
+            f"{path} is a configuration of accelerate; give it as accelerate launch --config_file {path} -m "
+            "safe_rl.train_stage_a, and a run as --config after that."
+        )
+    example = next((file for kind, _, file in FILES.values() if file and issubclass(config_type, kind)), None)
+    other = f", or give a file such as {example}" if example else ""
+    for command, (reader, what, _) in FILES.items():
+        if tree.keys() <= get_type_hints(reader).keys():
+            raise ConfigError(
+                f"{path} describes {what}, which this command does not read; start python -m safe_rl.{command} "
+                f"--config {path}{other}."
+            )
 
 
 def _refuse_overridden(before: list[str], tree: dict[str, Any], path: str) -> None:

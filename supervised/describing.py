@@ -22,6 +22,7 @@ from supervised.config import FusionConfig, ModelConfig, ProjectorConfig
 from supervised.encoders.loading import pinned
 from supervised.errors import ModelError
 from supervised.injection import check_layers
+from supervised.stage_a.naive import trainable_stack
 
 FLOAT32_BYTES = 4
 
@@ -65,7 +66,7 @@ class Description:
     @property
     def trainable_share(self) -> float:
         """Trainable parameters as a fraction of the base's."""
-        return self.trainable / sum(each.frozen for each in self.components if each.part == "base")
+        return self.trainable / sum(each.trainable + each.frozen for each in self.components if each.part == "base")
 
     @property
     def overhead_bytes(self) -> int:
@@ -73,13 +74,18 @@ class Description:
         return sum(component.bytes for component in self.components if component.part != "base")
 
 
-def describe(config: ModelConfig) -> Description:
+def describe(config: ModelConfig, train_base: bool = False) -> Description:
     """Return the parts of the model that `config` names.
 
+    Args:
+        config: of the model.
+        train_base: Stage A trains the base's text stack, too (`stage_a.train_base`).
+
     Raises:
+        ConfigError: a base that is not float32 is to be trained.
         ModelError: an architecture is not on this machine, is of another kind, or does not fit the configuration.
     """
-    base, width = _base(config)
+    base, width = _base(config, train_base)
     encoders, widths = zip(*_encoders(config), strict=True)
     parts = tuple((1, wide) for wide in widths)  # the number of tokens does not count
     counts = parameter_counts(config.projector, config.fusion, max(widths), width, parts)
@@ -104,7 +110,7 @@ def describe(config: ModelConfig) -> Description:
     return Description((base, *encoders, *adapter))
 
 
-def _base(config: ModelConfig) -> tuple[Component, int]:
+def _base(config: ModelConfig, trained: bool) -> tuple[Component, int]:
     """Return the base and the width of its text embeddings."""
     from transformers import AutoModelForImageTextToText
 
@@ -121,7 +127,12 @@ def _base(config: ModelConfig) -> tuple[Component, int]:
     width = embedding_width(model)
     check_layers(resolve_stack(model), config.fusion.layers, width)
     what = f"{config.base} ({type(model).__name__}, width {width})"
-    return Component("base", what, 0, *_size(model), origin), width
+    parameters, size, types = _size(model)
+    trainable = 0
+    if trained:
+        stack = trainable_stack(model)
+        trainable = sum(parameter.numel() for parameter in stack.parameters() if parameter.requires_grad)
+    return Component("base", what, trainable, parameters - trainable, size, types, origin), width
 
 
 def _encoders(config: ModelConfig) -> Iterable[tuple[Component, int]]:

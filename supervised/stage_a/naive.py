@@ -5,29 +5,30 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from supervised.base import weights_sha256
+from supervised.base import resolve_stack, weights_sha256
 from supervised.errors import ConfigError
 from supervised.safe_model import SafeModel
 
 
-def trainable_stack(model: SafeModel) -> nn.Module:
+def trainable_stack(base: Any) -> nn.Module:
     """Return the base's text stack, to be trained but for its word embeddings: their size is the adapter's unit.
 
     Raises:
         ConfigError: the base is not float32, where most updates would be rounded away.
     """
-    if model.base.dtype != torch.float32:
-        given = str(model.base.dtype).removeprefix("torch.")
+    if base.dtype != torch.float32:
+        given = str(base.dtype).removeprefix("torch.")
         raise ConfigError(
             f"stage_a.train_base trains a base in float32, but this one is in {given}; set model.dtype to float32, "
             "or stage_a.train_base to false."
         )
-    stack: nn.Module = model.stack.requires_grad_(True)
-    model.base.get_input_embeddings().requires_grad_(False)
+    stack: nn.Module = resolve_stack(base).requires_grad_(True)
+    base.get_input_embeddings().requires_grad_(False)
     return stack
 
 

@@ -39,7 +39,7 @@ class Trained:
 
 def trained_values(model: SafeModel, config: StageAConfig) -> Trained:
     """Return what Stage A trains: the adapter, and with `train_base` the base's text stack beside it."""
-    stack = trainable_stack(model) if config.train_base else None
+    stack = trainable_stack(model.base) if config.train_base else None
     module: nn.Module = model.adapter
     if stack is not None:
         module = nn.ModuleDict({"adapter": model.adapter, "base": stack})

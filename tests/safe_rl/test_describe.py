@@ -69,6 +69,35 @@ def test_the_limits_name_every_configuration_but_the_demos() -> None:
     assert set(LIMITS) == {path.name for path in CONFIGS.glob("*.yaml")} - {"demo.yaml", "esc10.yaml"}
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "bases/small.yaml",
+            "describes the making of a base, which this command does not read; start python -m safe_rl.train_bridge "
+            "--config {path}, or give a file such as configs/demo.yaml.",
+        ),
+        (
+            "accelerate/cpu.yaml",
+            "is a configuration of accelerate; give it as accelerate launch --config_file {path} -m "
+            "safe_rl.train_stage_a, and a run as --config after that.",
+        ),
+    ],
+)
+def test_a_file_of_another_program_is_told_by_what_it_is(
+    name: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = CONFIGS / name
+    assert main(["--config", str(path)]) == 2
+    assert capsys.readouterr().err == f"error: {path} {message.format(path=path)}\n"
+
+
+def test_a_base_that_is_trained_is_told_as_trainable(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--config", str(CONFIGS / "baselines" / "naive.yaml"), "--json"]) == 0
+    base = json.loads(capsys.readouterr().out)["components"][0]
+    assert base["trainable"] > base["frozen"] > 0
+
+
 def test_what_is_not_on_this_machine_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--model.base", "nobody/nothing"]) == 1
     error = capsys.readouterr().err

@@ -9,8 +9,10 @@ import torch
 
 from supervised.config import FusionConfig, ModelConfig, ProjectorConfig
 from supervised.describing import Description, describe
-from supervised.errors import ModelError
+from supervised.errors import ConfigError, ModelError
 from supervised.safe_model import SafeModel
+from supervised.stage_a.config import LossConfig, StageAConfig
+from supervised.stage_a.trained import trained_values
 
 LLAVA_7B = ModelConfig(
     base="llava-hf/llava-1.5-7b-hf", encoder="laion/clap-htsat-unfused", dtype="bfloat16", device="cuda"
@@ -66,6 +68,20 @@ def test_inserted_tokens_are_counted_without_a_fusion(tiny_config: ModelConfig) 
     config = replace(tiny_config, fusion=FusionConfig(injection="tokens"))
     assert _described(describe(config)) == _built(config)
     assert [each.part for each in describe(config).components] == ["base", "encoder", "projector", "markers"]
+
+
+def test_a_base_that_is_trained_too_is_counted_as_the_optimiser_has_it(tiny_config: ModelConfig) -> None:
+    naive = StageAConfig(train_base=True, loss=LossConfig(distill=0.0, feature=0.0))
+    description = describe(tiny_config, train_base=True)
+    groups = trained_values(SafeModel.attach(tiny_config), naive).optimizer.param_groups
+    base = sum(each.numel() for group in groups if group["part"] == "base" for each in group["params"])
+    frozen = describe(tiny_config).components[0].frozen
+    assert 0 < base < frozen
+    assert (description.components[0].trainable, description.components[0].frozen) == (base, frozen - base)
+    assert description.trainable == sum(each.numel() for group in groups for each in group["params"])
+    assert description.trainable_share == description.trainable / frozen
+    with pytest.raises(ConfigError, match=r"train_base trains a base in float32, but this one is in bfloat16"):
+        describe(replace(tiny_config, dtype="bfloat16"), train_base=True)
 
 
 def test_an_ensemble_is_counted_as_it_is_built(tiny_config: ModelConfig) -> None:
