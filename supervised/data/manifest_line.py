@@ -15,6 +15,7 @@ from supervised.errors import DataError
 KEYS = tuple(field.name for field in fields(Sample))
 REQUIRED = ("id", "question", "answers")
 LISTS = ("answers", "choices")
+MEDIA = ("image", "audio")
 NULLABLE = ("image", "audio", "retention_set", "difficulty", "metric", "choices")
 
 
@@ -45,7 +46,7 @@ def parse_line(text: str, folder: Path) -> Sample:
         if key not in row:
             raise DataError(f"key {key!r} is missing; required: {', '.join(REQUIRED)}; add it.")
     _check_types(row)
-    media = {key: _find(row[key], key, folder) for key in ("image", "audio") if row.get(key) is not None}
+    media = {key: _find(row[key], key, folder) for key in MEDIA if row.get(key) is not None}
     row = {key: value for key, value in row.items() if value is not None} | media
     texts = {key: tuple(row[key]) for key in LISTS if key in row}
     return Sample(**row | texts | {"group": row.get("group") or row["id"]})
@@ -76,7 +77,21 @@ def _check_types(row: dict[str, Any]) -> None:
             raise DataError(f"{key!r} is an empty string; give a value{' or null' if key in NULLABLE else ''}.")
     if row.get("split", "train") not in SPLITS:
         raise DataError(f"split {row['split']!r} is unknown; allowed: {', '.join(SPLITS)}; correct it.")
+    _check_characters(row)
     find_metric(row["answers"], row.get("metric"), row.get("choices") or ())
+
+
+def _check_characters(row: dict[str, Any]) -> None:
+    """Refuse texts that no tokenizer takes; paths may hold such, as file names need not be UTF-8."""
+    for key, value in row.items():
+        for each in value if key in LISTS and value else [value]:
+            if isinstance(each, str) and key not in MEDIA:
+                try:
+                    each.encode()
+                except UnicodeEncodeError:
+                    raise DataError(
+                        f"{key!r} holds half a character, got {json.dumps(each)[:80]}; correct it."
+                    ) from None
 
 
 def _find(name: str, key: str, folder: Path) -> Path:

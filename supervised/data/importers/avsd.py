@@ -8,7 +8,7 @@ read: with them a model answers without seeing or hearing. In test files of form
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,16 @@ TURN = "Q: {question} A: {answer}"
 class Turn:
     """One turn of a dialogue, the `raw` of a row."""
 
+    dialogue: Any
+    """The object that holds the turns."""
+    key: str
+    """Where in it they stand."""
     video: Any
-    turns: Any
+    """The video's name; None: the object says it."""
     number: int
+    """Of the turn, from 0."""
+    twice: bool = False
+    """The file has another dialogue of that name."""
 
 
 class AVSD:
@@ -53,22 +60,26 @@ class AVSD:
     def __iter__(self) -> Iterator[Row]:
         """Yield a row per turn."""
         for split, path in self._files.items():
-            content = read_json(path)
-            for number, (video, turns, last_only) in enumerate(_dialogues(content, path, split == "test"), 1):
+            for number, (first, last_only) in enumerate(_dialogues(read_json(path), path, split == "test"), 1):
+                turns = first.dialogue.get(first.key) if isinstance(first.dialogue, dict) else None
                 count = len(turns) if isinstance(turns, list) else 1
                 for turn in range(count - 1 if last_only and count else 0, count):
-                    yield Row(split, f"{path}, dialogue {number}, turn {turn + 1}", Turn(video, turns, turn))
+                    where = f"{path}, dialogue {number}, turn {turn + 1}"
+                    yield Row(split, where, replace(first, number=turn))
 
     def samples(self, row: Row) -> list[Sample]:
         """Return the turn's question, after as many earlier turns as `history` allows.
 
         Raises:
-            BadRow: a key is missing or doubled, a text is blank, or media are missing.
+            BadRow: the dialogue stands twice, a key is missing or doubled, a text is blank, or media are missing.
             LeftOut: the answer was never published.
         """
         turn: Turn = row.raw
-        video = identifier({"image_id": turn.video}, "image_id")
-        turns = entries({"dialog": turn.turns}, "dialog")
+        if turn.twice:
+            raise BadRow("doubled id", f"dialogue {turn.video!r} stands twice in this file; keep one.")
+        named = turn.dialogue if turn.video is None else {"image_id": turn.video}
+        video = identifier(named, "image_id")
+        turns = entries(turn.dialogue, turn.key)
         question, answer = _pair(turns[turn.number])
         if answer == UNDISCLOSED:
             raise LeftOut("answer not published")
@@ -91,27 +102,27 @@ class AVSD:
         ]
 
 
-def _dialogues(content: Any, path: Path, test: bool) -> Iterator[tuple[Any, Any, bool]]:
-    """Yield video, turns, and whether the last turn alone is asked."""
+def _dialogues(content: Any, path: Path, test: bool) -> Iterator[tuple[Turn, bool]]:
+    """Yield the first turn of every dialogue, and whether the last turn alone is asked."""
     wrong = DataError(
         f"{path}: neither {{video: {{'data': [...]}}}} nor {{'dialogs': [...]}}; files with answer options are derived "
         "ones, give the dataset's raw dialogues."
     )
-    if isinstance(content, Doubled):
-        raise DataError(f"{path}: key {content.key!r} stands twice at the top; keep one.")
     if not isinstance(content, dict) or not content:
         raise wrong
     if isinstance(content.get("dialogs"), list):
+        if isinstance(content, Doubled):
+            raise DataError(f"{path}: key {content.key!r} stands twice at the top; keep one.")
         for each in content["dialogs"]:
-            row = each if isinstance(each, dict) and not isinstance(each, Doubled) else {}
-            yield row.get("image_id"), row.get("dialog"), test
+            yield Turn(each, "dialog", None, 0), test
         return
     if "data" in content and "version" in content:
         raise wrong
+    twice = frozenset(content.twice if isinstance(content, Doubled) else ())
     for video, each in content.items():
         if not isinstance(each, dict):
             raise wrong
-        yield video, each.get("data"), False
+        yield Turn(each, "data", video, 0, video in twice), False
 
 
 def _pair(turn: Any) -> tuple[str, str]:

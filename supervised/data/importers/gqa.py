@@ -45,28 +45,30 @@ class GQA:
                 raise DataError(f"{path} holds no JSON file; unpack the dataset's shards into it.")
             for shard in shards:
                 content = read_json(shard, _slim)
-                if isinstance(content, Doubled):
-                    raise DataError(f"{shard}: question {content.key!r} stands twice; keep one.")
                 if not isinstance(content, dict):
                     raise DataError(f"{shard}: expected an object, one key per question; give the dataset's own file.")
+                twice = frozenset(content.twice if isinstance(content, Doubled) else ())
                 while content:  # let go of what has been read
                     name = next(iter(content))
-                    yield Row(split, f"{shard}, question {name}", (name, content.pop(name)))
+                    yield Row(split, f"{shard}, question {name}", (name, content.pop(name), name in twice))
 
     def samples(self, row: Row) -> list[Sample]:
         """Return the question.
 
         Raises:
-            BadRow: a key is missing or doubled, the structural type is unknown, or the picture is missing.
+            BadRow: a question or a key stands twice, a key is missing, the structural type is unknown, or the picture
+                is missing.
         """
-        name, raw = row.raw
+        name, raw, twice = row.raw
+        if twice:
+            raise BadRow("doubled id", f"question {name!r} stands twice in this file; keep one.")
         image = identifier(raw, "imageId")
         kind = text(need(raw, "types"), "structural")
         if kind not in STRUCTURES:
             raise BadRow("unknown type", f"type {kind!r} is unknown; allowed: {', '.join(STRUCTURES)}; correct it.")
         return [
             Sample(
-                f"gqa-{name}",
+                f"gqa-{identifier({'question_id': name}, 'question_id')}",
                 text(raw, "question"),
                 (text(raw, "answer"),),
                 self._media.picture(image),

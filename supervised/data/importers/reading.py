@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,9 @@ def read_json(path: Path, slim: Slim | None = None) -> Any:
     def build(pairs: list[tuple[str, Any]]) -> Any:
         row = dict(pairs)
         if len(row) != len(pairs):
-            names = [name for name, _ in pairs]
-            row = Doubled(row)
-            row.key = next(name for name in names if names.count(name) > 1)
-            return row
+            doubled = Doubled(row)
+            doubled.twice = tuple(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+            return doubled
         return row if slim is None else slim(row)
 
     try:

@@ -36,10 +36,15 @@ class Doubled(dict[str, Any]):
     """A JSON object in which a key stands twice.
 
     Attributes:
-        key: that key.
+        twice: those keys.
     """
 
-    key: str
+    twice: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """The first of them."""
+        return self.twice[0]
 
 
 @dataclass(frozen=True)
@@ -92,28 +97,28 @@ def text(raw: Any, key: str) -> str:
     """Return a text that must be there and not be blank, stripped.
 
     Raises:
-        BadRow: missing, of another type, or blank.
+        BadRow: missing, of another type, blank, or with half a character.
     """
     value = need(raw, key)
     if not isinstance(value, str):
         raise BadRow("wrong type", f"{key!r} must be a text, got {brief(value)}; correct it.")
     if not value.strip():
         raise BadRow("blank text", f"{key!r} is blank; fill it in.")
-    return value.strip()
+    return _whole(value.strip(), key)
 
 
 def identifier(raw: Any, key: str) -> str:
     """Return an id as a text: ids are written as texts, whole numbers and whole floats.
 
     Raises:
-        BadRow: missing, blank or of another type.
+        BadRow: missing, blank, of another type, or with half a character.
     """
     value = need(raw, key)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | str) or not str(value).strip():
         raise BadRow("wrong type", f"{key!r} must be a text or a whole number, got {brief(value)}; correct it.")
-    return str(value).strip()
+    return _whole(str(value).strip(), key)
 
 
 def entries(raw: Any, key: str) -> list[Any]:
@@ -143,6 +148,15 @@ def known(value: str, allowed: tuple[str, ...], what: str) -> str:
 def brief(value: Any) -> str:
     """Return the start of a value, for an error."""
     return json.dumps(value, default=str)[:80]
+
+
+def _whole(value: str, key: str) -> str:
+    """Return a text that can be written as UTF-8: JSON can name one half of a character beyond 16 bits."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise BadRow("broken text", f"{key!r} holds half a character, got {brief(value)}; correct it.") from None
+    return value
 
 
 def _plain(value: str) -> str:

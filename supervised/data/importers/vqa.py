@@ -30,6 +30,8 @@ ANNOTATIONS = {
 }
 TYPES = {"vqav2": ("yes/no", "number", "other"), "vizwiz": ("yes/no", "number", "other", "unanswerable")}
 ANSWERS = 10
+ASKED = object()
+"""Stands in the place of an annotation whose question was read."""
 
 
 class VQA:
@@ -48,19 +50,29 @@ class VQA:
     def __iter__(self) -> Iterator[Row]:
         """Yield a row per question with its annotation, then the annotations that have no question."""
         for split, path in self._files.items():
-            annotations: dict[Any, Any] = {}
-            doubled: set[Any] = set()
-            for raw in read_list(self._answers[split], _slim, "annotations"):
-                key = raw.get("question_id") if isinstance(raw, dict) else None
-                if key in annotations:
-                    doubled.add(key)
-                annotations[key] = raw
+            annotations: dict[str, Any] = {}
+            doubled: set[str] = set()
+            for number, raw in enumerate(read_list(self._answers[split], _slim, "annotations"), 1):
+                try:
+                    name = identifier(raw, "question_id")
+                except BadRow as problem:
+                    yield Row(split, f"{self._answers[split]}, annotation {number}", problem)
+                    continue
+                if name in annotations:
+                    doubled.add(name)
+                annotations[name] = raw
             for number, raw in enumerate(read_list(path, None, "questions"), 1):
-                key = raw.get("question_id") if isinstance(raw, dict) else None
                 where = f"{path}, question {number}"
-                yield Row(split, where, (raw, annotations.pop(key, None), key in doubled))
-            for key in annotations:
-                yield Row(split, f"{self._answers[split]}, question_id {key}", ({}, annotations[key], False))
+                try:
+                    name = identifier(raw, "question_id")
+                except BadRow as problem:
+                    yield Row(split, where, problem)
+                    continue
+                yield Row(split, where, (raw, annotations.get(name), name in doubled))
+                annotations[name] = ASKED
+            for name, annotation in annotations.items():
+                if annotation is not ASKED:
+                    yield Row(split, f"{self._answers[split]}, question_id {name}", ({}, annotation, False))
 
     def samples(self, row: Row) -> list[Sample]:
         """Return the question.
@@ -69,12 +81,16 @@ class VQA:
             BadRow: question and annotation do not belong together, a key is missing or doubled, there are not ten
                 answers, the type is unknown, or the picture is missing.
         """
+        if isinstance(row.raw, BadRow):
+            raise row.raw
         raw, annotation, doubled = row.raw
         if not raw and annotation is not None:
             raise BadRow("annotation without question", "no question has this question_id; the files do not match.")
         name = identifier(raw, "question_id")
         if doubled:
             raise BadRow("doubled id", f"question_id {name} stands twice among the annotations; remove one.")
+        if annotation is ASKED:
+            raise BadRow("doubled id", f"question_id {name} stands twice among the questions; remove one.")
         if annotation is None:
             raise BadRow(
                 "question without annotation", f"no annotation has question_id {name}; the files do not match."

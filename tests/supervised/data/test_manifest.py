@@ -67,6 +67,11 @@ def test_only_three_keys_are_required_and_a_question_without_group_is_its_own_cl
     [
         (ROW | {"audoi": "x"}, r"unknown key 'audoi'; allowed: id, question, .*; did you mean 'audio'\?"),
         (ROW | {"zzz": 1}, "unknown key 'zzz'; allowed: .*; remove it"),
+        (
+            ROW | {"question": "what \ud83d ?"},
+            r"'question' holds half a character, got \"what \\ud83d \?\"; correct it",
+        ),
+        (ROW | {"answers": ["\udcff"]}, r"'answers' holds half a character, got \"\\udcff\"; correct it"),
         ({"id": "q", "answers": ["a"]}, "key 'question' is missing; required: id, question, answers; add it"),
         (ROW | {"id": 5}, "'id' must be a string, got 5; correct it"),
         (ROW | {"id": ""}, "'id' is an empty string; give a value"),

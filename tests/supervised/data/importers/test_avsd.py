@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -67,6 +68,21 @@ def test_a_dialogue_without_turns_or_video_is_named(folder: Any) -> None:
         folder.run("avsd")
     assert list(folder.run("avsd", on_error="skip")) == ["avsd-val-A-1"]
     assert folder.report.reasons == {"missing key": 6}
+
+
+def test_a_dialogue_that_stands_twice_or_has_a_doubled_key_is_named(folder: Any) -> None:
+    folder.media("A.mp4", "B.mp4")
+    turns = json.dumps(TURNS[:1])
+    folder.json("avsd_val.json", f'{{"A": {{"data": {turns}}}, "B": {{"data": {turns}}}, "B": {{"data": {turns}}}}}')
+    with pytest.raises(DataError, match="dialogue 2, turn 1: dialogue 'B' stands twice in this file; keep one"):
+        folder.run("avsd")
+    assert list(folder.run("avsd", on_error="skip")) == ["avsd-val-A-1"]
+    assert folder.report.reasons == {"doubled id": 1}
+    dialogs = f'[{{"image_id": "A", "dialog": {turns}}}, {{"image_id": "B", "image_id": "B", "dialog": {turns}}}]'
+    folder.json("avsd_val.json", f'{{"dialogs": {dialogs}}}')
+    with pytest.raises(DataError, match="dialogue 2, turn 1: key 'image_id' stands twice in the object; keep one"):
+        folder.run("avsd")
+    assert list(folder.run("avsd", on_error="skip")) == ["avsd-val-A-1"]
 
 
 def test_two_files_for_a_split_are_not_guessed_between(folder: Any) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -72,5 +73,11 @@ def test_a_faulty_question_is_named(folder: Any, change: Any, message: str) -> N
 
 def test_a_question_that_stands_twice_in_a_file_is_refused(folder: Any) -> None:
     folder.json("val_balanced_questions.json", '{"1": {}, "1": {}}')
-    with pytest.raises(DataError, match=r"val_balanced_questions\.json: question '1' stands twice; keep one"):
+    message = r"val_balanced_questions\.json, question 1: question '1' stands twice in this file; keep one"
+    with pytest.raises(DataError, match=message):
         folder.run("gqa")
+    rows = ", ".join(f'"{name}": {json.dumps(ROW)}' for name in (1, 2, 2, 3))
+    folder.json("val_balanced_questions.json", f"{{{rows}}}")
+    folder.media("images/2354786.jpg")
+    assert set(folder.run("gqa", on_error="skip")) == {"gqa-1", "gqa-3"}
+    assert folder.report.reasons == {"doubled id": 1}

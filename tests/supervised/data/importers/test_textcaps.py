@@ -27,6 +27,15 @@ def test_the_captions_of_a_picture_are_gathered_and_rows_without_one_left_out(fo
     assert folder.report.reasons == {"row without caption_str": 1}
 
 
+def test_half_a_character_in_a_name_is_named(folder: Any) -> None:
+    folder.json("TextCaps_0.1_val.json", {"data": [*rows("3a1c", "x"), *rows("\ud83d", "y")]})
+    folder.media("train_images/3a1c.jpg")
+    with pytest.raises(DataError, match=r"row 2: 'image_id' holds half a character, got \"\\ud83d\"; correct it"):
+        folder.run("textcaps")
+    folder.run("textcaps", on_error="skip")
+    assert folder.report.reasons == {"broken text": 1}
+
+
 def test_a_doubled_caption_is_named(folder: Any) -> None:
     folder.json("TextCaps_0.1_val.json", {"data": rows("3a1c", "x") * 2})
     with pytest.raises(DataError, match=r"TextCaps_0\.1_val\.json, row 2: caption_id 3a1c0 stands twice"):

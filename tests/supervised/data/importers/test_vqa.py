@@ -90,6 +90,32 @@ def test_questions_and_annotations_without_each_other_or_twice_are_named(folder:
         folder.run("vqav2")
 
 
+def test_a_question_that_stands_twice_is_named_as_such(folder: Any) -> None:
+    write(folder, [QUESTION, QUESTION], [ANNOTATION])
+    folder.media("val2014/COCO_val2014_000000458752.jpg")
+    with pytest.raises(DataError, match=r"question 2: question_id 458752000 stands twice among the questions; remove"):
+        folder.run("vqav2")
+    assert list(folder.run("vqav2", on_error="skip")) == ["vqav2-458752000"]
+    assert folder.report.reasons == {"doubled id": 1}
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"), [([], "wrong type"), ({"a": 1}, "wrong type"), (None, "missing key"), ("\ud83d", "broken text")]
+)
+def test_an_id_that_is_none_is_named_on_either_side(folder: Any, number: Any, kind: str) -> None:
+    folder.media("val2014/COCO_val2014_000000458752.jpg")
+    bad = {"question_id": number}
+    for asked, answered, place in (
+        ([QUESTION, QUESTION | bad], [ANNOTATION], r"questions\.json, question 2"),
+        ([QUESTION], [ANNOTATION, ANNOTATION | bad], r"annotations\.json, annotation 2"),
+    ):
+        write(folder, asked, answered)
+        with pytest.raises(DataError, match=rf"{place}: (key )?'question_id' "):
+            folder.run("vqav2")
+        assert list(folder.run("vqav2", on_error="skip")) == ["vqav2-458752000"]
+        assert folder.report.reasons == {kind: 1}
+
+
 def test_questions_without_a_file_of_annotations_are_refused(folder: Any) -> None:
     folder.json("v2_OpenEnded_mscoco_val2014_questions.json", {"questions": [QUESTION]})
     with pytest.raises(DataError, match=r"split 'val' has no file under .*; looked for v2_mscoco_val2014_annotations"):
