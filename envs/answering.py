@@ -15,6 +15,7 @@ import numpy as np
 
 from envs.part_rows import PartRows
 from envs.passes import BasePass, Passes, UsePass
+from envs.questions import Questions
 from supervised.data.sample import Sample, Waveform
 from supervised.errors import DataError
 
@@ -35,10 +36,10 @@ class Answerer:
 
     Args:
         passes: of the model.
-        questions: of the whole table, each with the code of its split.
+        questions: of the whole table.
     """
 
-    def __init__(self, passes: Passes, questions: Sequence[tuple[int, Sample]]) -> None:
+    def __init__(self, passes: Passes, questions: Questions) -> None:
         self.passes, self.questions, self.config = passes, questions, passes.config
 
     @property
@@ -54,7 +55,7 @@ class Answerer:
             tell: called with the number of its questions that are done.
 
         Raises:
-            DataError: a picture or a clip cannot be read and `on_error` is stop.
+            DataError: a question cannot be used and `on_error` is stop.
         """
         rows, done = _Rows(), PartRows()
         for first in range(part.start, part.stop, self.window):
@@ -79,9 +80,10 @@ class Answerer:
                 sample_id = sample.id
                 loaded[place] = (code, self.passes.load(sample, clips))
             except DataError as error:
+                told = self.questions.located(place, error)
                 if self.config.on_error == "stop":
-                    raise
-                part.left_out.append({"id": sample_id, "reason": str(error)})
+                    raise told from None
+                part.left_out.append({"id": sample_id, "reason": str(told)})
         encoded: dict[int, Any] = {}
         done = len(places) - len(loaded)
         for batch in self._batches(loaded):

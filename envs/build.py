@@ -21,7 +21,8 @@ from envs.measure import gate_zero_is_exact, measure
 from envs.outcomes import OutcomeTable
 from envs.part_rows import PartRows, remove_rows, shares
 from envs.passes import Passes
-from envs.table_format import TABLE_SPLITS, Header
+from envs.questions import Questions
+from envs.table_format import Header
 from envs.table_writer import TableWriter
 from supervised.data.sample import Sample
 from supervised.errors import DataError, TableError
@@ -65,7 +66,7 @@ def build_table(
         DataError: a picture or a clip cannot be read and `on_error` is stop.
         OSError: the disk is full; the parts written so far stay.
     """
-    questions = _Questions(splits)
+    questions = Questions(splits)
     provenance = table_provenance(model, config, questions.sizes, data)
     directory = Path(out_dir)
     processes = Processes.current()
@@ -143,30 +144,7 @@ def table_provenance(
     }
 
 
-class _Questions(Sequence[tuple[int, Sample]]):
-    """All splits one after the other: split code and sample."""
-
-    def __init__(self, splits: Mapping[str, Sequence[Sample]]) -> None:
-        unknown = set(splits) - set(TABLE_SPLITS)
-        if unknown:
-            raise TableError(f"splits {sorted(unknown)} are unknown; allowed: {', '.join(TABLE_SPLITS)}.")
-        self.parts = [(code, splits[name]) for code, name in enumerate(TABLE_SPLITS) if splits.get(name)]
-        self.sizes = {TABLE_SPLITS[code]: len(samples) for code, samples in self.parts}
-        if not self.parts:
-            raise TableError("a table needs at least one question, got none; check the data and its splits.")
-
-    def __len__(self) -> int:
-        return sum(self.sizes.values())
-
-    def __getitem__(self, index: Any) -> Any:
-        for code, samples in self.parts:
-            if index < len(samples):
-                return code, samples[index]
-            index -= len(samples)
-        raise IndexError(index)
-
-
-def _first_loaded(model: SafeModel, questions: _Questions, config: OutcomesConfig, count: int) -> list[Sample]:
+def _first_loaded(model: SafeModel, questions: Questions, config: OutcomesConfig, count: int) -> list[Sample]:
     """Return the first questions whose media can be read, loaded; damaged ones are the builder's to report."""
     passes = Passes(model, config, LatencyProfile.free())
     loaded: list[Sample] = []
@@ -177,9 +155,9 @@ def _first_loaded(model: SafeModel, questions: _Questions, config: OutcomesConfi
         try:
             loaded.append(passes.load(questions[index][1]))
         except DataError as error:
-            damage = damage or error
+            damage = damage or questions.located(index, error)
             if config.on_error == "stop":
-                raise
+                raise damage from None
     if not loaded:
         raise TableError(f"no question can be read; the first reason: {damage}")
     return loaded
@@ -191,7 +169,7 @@ class _Builder:
     def __init__(
         self,
         passes: Passes,
-        questions: _Questions,
+        questions: Questions,
         directory: Path,
         processes: Processes,
         progress: Progress | None,

@@ -53,7 +53,7 @@ class OutcomesConfig:
     latency_repeats: int = 15
     """Warm runs of every part of the latency profile; the median counts."""
     on_error: Literal["stop", "skip"] = "stop"
-    """A damaged picture or clip: stop, or leave the question out and count it."""
+    """A damaged picture or clip, or a question that cannot be asked: stop, or leave it out and count it."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "rows_per_part", "preview_bands", "max_new_tokens", "exact_samples"):

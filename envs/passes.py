@@ -91,8 +91,11 @@ class Passes:
             clips: Clips read before: path or object id -> (the source, kept alive for its id, and the clip).
 
         Raises:
-            DataError: the picture or the clip cannot be read; the message names the sample.
+            DataError: the picture or the clip cannot be read, or the question cannot be asked; the message names the
+                sample.
         """
+        from supervised.prompts import write_prompt
+
         try:
             image = None if sample.image is None else read_image(sample.image)
             audio = None
@@ -104,7 +107,9 @@ class Passes:
                     clips[key] = (sample.audio, audio)
         except DataError as error:
             raise DataError(f"sample {sample.id!r}: {error}") from error
-        return replace(sample, image=image, audio=audio)
+        loaded = replace(sample, image=image, audio=audio)
+        write_prompt(self.model.processor, loaded, self.model.config.prompt)  # before it is one of a batch
+        return loaded
 
     def encode(self, samples: Sequence[Sample], known: dict[int, AudioFeatures] | None = None) -> AudioFeatures:
         """Return the audio features of loaded samples; a clip object that is met again is not encoded again."""

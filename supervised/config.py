@@ -65,7 +65,7 @@ class DataConfig:
     hold_out: int = 0
     """Manifest: retention questions that no training sees, nor others of their groups; they join `validation`."""
     on_error: Literal["stop", "skip"] = "stop"
-    """A damaged picture or clip in Stage A: stop, or leave the question out, or take another like it, and count it."""
+    """A missing or damaged picture or clip: stop, or in Stage A leave the question out, or take its like, and count."""
     adapter: int = 6000
     """SoundScenes: questions that Stage A learns from."""
     train: int = 12000

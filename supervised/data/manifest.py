@@ -115,11 +115,15 @@ class _Lines:
         return sample
 
 
-def read_manifest(path: Path | str) -> Manifest:
+def read_manifest(path: Path | str, look: bool = True) -> Manifest:
     """Open a JSONL manifest, having checked all of it; blank lines are skipped.
 
     `id`, `question` and `answers` are required, the other fields of `Sample` have its defaults. A question without a
     `group` is its own cluster.
+
+    Args:
+        path: the file.
+        look: whether every media file is there; without it, a missing one is found out when its sample is read.
 
     Raises:
         DataError: the file is missing, empty or not UTF-8; or, with the line's number: not a JSON object, an unknown,
@@ -133,7 +137,7 @@ def read_manifest(path: Path | str) -> Manifest:
     with open(path, "rb") as file:  # bytes: only b"\n" ends a line, and bad UTF-8 is reported with its line
         version, start = _version(file.fileno()), 0
         for number, raw in enumerate(file, start=1):
-            sample = _sample(raw, number, path)
+            sample = _sample(raw, number, path, look)
             if sample is not None:
                 starts.append(start)
                 numbers.append(number)
@@ -175,11 +179,11 @@ def write_manifest(path: Path | str, samples: Iterable[Sample]) -> None:
             file.write(json.dumps(row) + "\n")  # ASCII: any character of a question or a path survives
 
 
-def _sample(raw: bytes, number: int, path: Path) -> Sample | None:
+def _sample(raw: bytes, number: int, path: Path, look: bool = True) -> Sample | None:
     """Return what line `number` of the file says, None for a blank one; errors name file and line."""
     try:
         text = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-        return parse_line(text, path.parent) if text else None
+        return parse_line(text, path.parent, look) if text else None
     except UnicodeDecodeError:
         raise DataError(f"{path}, line {number}: not UTF-8; save the manifest as UTF-8.") from None
     except DataError as error:

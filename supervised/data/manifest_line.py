@@ -19,8 +19,8 @@ MEDIA = ("image", "audio")
 NULLABLE = ("image", "audio", "retention_set", "difficulty", "metric", "choices")
 
 
-def parse_line(text: str, folder: Path) -> Sample:
-    """Return the sample that a line describes; media paths are relative to `folder`.
+def parse_line(text: str, folder: Path, look: bool = True) -> Sample:
+    """Return the sample that a line describes; media paths are relative to `folder`; `look` whether they are there.
 
     Raises:
         DataError: see `supervised.data.manifest.read_manifest`.
@@ -46,7 +46,8 @@ def parse_line(text: str, folder: Path) -> Sample:
         if key not in row:
             raise DataError(f"key {key!r} is missing; required: {', '.join(REQUIRED)}; add it.")
     _check_types(row)
-    media = {key: _find(row[key], key, folder) for key in MEDIA if row.get(key) is not None}
+    find = _find if look else _path
+    media = {key: find(row[key], key, folder) for key in MEDIA if row.get(key) is not None}
     row = {key: value for key, value in row.items() if value is not None} | media
     texts = {key: tuple(row[key]) for key in LISTS if key in row}
     return Sample(**row | texts | {"group": row.get("group") or row["id"]})
@@ -92,6 +93,11 @@ def _check_characters(row: dict[str, Any]) -> None:
                     raise DataError(
                         f"{key!r} holds half a character, got {json.dumps(each)[:80]}; correct it."
                     ) from None
+
+
+def _path(name: str, _: str, folder: Path) -> Path:
+    """Return the media file's path without looking for it."""
+    return folder / name
 
 
 def _find(name: str, key: str, folder: Path) -> Path:

@@ -8,6 +8,7 @@ silently replaced.
 
 from __future__ import annotations
 
+import re
 import struct
 import warnings
 import zlib
@@ -18,7 +19,7 @@ import numpy as np
 
 from supervised.data.limits import MAX_PIXELS, check_clip, check_file, check_size, one_line
 from supervised.data.sample import Sample, Waveform
-from supervised.data.video import is_video, read_frames, read_sound
+from supervised.data.video import TOLERANCE, is_video, read_frames, read_sound
 from supervised.errors import DataError
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP")
 IMAGE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error, zlib.error)
 """Decoders report damage in all of these ways."""
+ENDLESS = 0x7FFF0000
+"""Bytes that a WAV file declares, or more, whose writer did not know its length beforehand."""
 
 
 def read_waveform(source: Path | Waveform, rate: int) -> Waveform:
@@ -36,8 +39,8 @@ def read_waveform(source: Path | Waveform, rate: int) -> Waveform:
     its manifest promised sound. In memory silence is allowed, because a generator may mean it.
 
     Raises:
-        DataError: missing, unreadable, empty, silent, too long, too many channels, NaN or infinity, or a wrong rate; of
-            a video: truncated, or without sound.
+        DataError: missing, unreadable, truncated, empty, silent, too long, too many channels, NaN or infinity, or a
+            wrong rate; of a video: without sound.
         ConfigError: a video, and PyAV is not installed.
     """
     clip = read_clip(source)
@@ -157,7 +160,9 @@ def _decode(path: Path, name: str) -> tuple[np.ndarray, int]:
     try:
         header = soundfile.info(str(path))
         check_clip(name, header.frames, header.channels, header.samplerate)
+        _check_whole(name, header.extra_info)
         channels, rate = soundfile.read(str(path), frames=header.frames, dtype="float32", always_2d=True)  # [n, C]
+        _check_length(name, len(channels) / rate, header.frames / rate)
     except (soundfile.SoundFileError, OSError, ValueError, TypeError) as error:
         if isinstance(error, DataError):
             raise
@@ -166,6 +171,25 @@ def _decode(path: Path, name: str) -> tuple[np.ndarray, int]:
             "convert it or leave it out."
         ) from None
     return _mono(channels, name), rate
+
+
+def _check_whole(name: str, told: str) -> None:
+    """Refuse a WAV or AIFF file that holds less than it declares: libsndfile reads what is there, and notes it."""
+    if found := re.search(r"^ *(?:data|SSND) *: (\d+) \(should be (\d+)\)", told, re.MULTILINE):
+        declared, there = map(int, found.groups())
+        if there < declared < ENDLESS:
+            raise DataError(
+                f"{name} is truncated: {there:,} of {declared:,} bytes of sound are there; copy it again or leave it "
+                "out."
+            )
+
+
+def _check_length(name: str, there: float, promised: float) -> None:
+    """Refuse a compressed file that ends before its header says, in seconds."""
+    if 0 < there < promised - TOLERANCE:
+        raise DataError(
+            f"{name} is truncated: {there:.1f} s of {promised:.1f} s are there; copy it again or leave it out."
+        )
 
 
 def _mono(channels: np.ndarray, name: str) -> np.ndarray:

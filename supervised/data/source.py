@@ -36,7 +36,7 @@ def open_split(config: DataConfig, split: str) -> Sequence[Sample]:
         from supervised.demo.scenes import SoundScenes
 
         return preprocessed(SoundScenes(config, split), config.preprocess, augment=split == "adapter")
-    samples = _open(config.manifest)
+    samples = _open(config.manifest, look=config.on_error == "stop")
     chosen = samples.rows(_places(samples, config, split))
     if not chosen:
         available = ", ".join(SPLITS[place] for place in np.unique(samples.facts.splits))
@@ -52,6 +52,13 @@ def manifest_of(samples: Sequence[Sample]) -> Manifest | None:
     """Return the manifest that the samples are read from, row by row, or None: they come from elsewhere."""
     inner = samples.samples if isinstance(samples, PreprocessedSamples) else samples
     return inner if isinstance(inner, Manifest) else None
+
+
+def located(samples: Sequence[Sample], place: int, reason: str) -> DataError:
+    """Return an error about the sample at `place` that begins with file and line, where it has such."""
+    manifest = manifest_of(samples)
+    where = "" if manifest is None else f"{manifest.where(place)}: "
+    return DataError(reason if reason.startswith(where) else where + reason)
 
 
 def _places(samples: Manifest, config: DataConfig, split: str) -> np.ndarray:
@@ -70,13 +77,13 @@ def _places(samples: Manifest, config: DataConfig, split: str) -> np.ndarray:
     return np.intersect1d(places, trained[rest], assume_unique=True)
 
 
-def _open(manifest: str) -> Manifest:
-    """Return the manifest, opened once as long as the file stays the same."""
+def _open(manifest: str, look: bool) -> Manifest:
+    """Return the manifest, opened once as long as the file stays the same; `look` for its media at once, or later."""
     path = Path(manifest)
     state = path.stat() if path.is_file() else None
-    return _opened(manifest, state and (state.st_mtime_ns, state.st_size, state.st_ino))
+    return _opened(manifest, look, state and (state.st_mtime_ns, state.st_size, state.st_ino))
 
 
 @lru_cache(maxsize=2)
-def _opened(manifest: str, state: tuple[int, int, int] | None) -> Manifest:
-    return read_manifest(manifest)
+def _opened(manifest: str, look: bool, state: tuple[int, int, int] | None) -> Manifest:
+    return read_manifest(manifest, look)

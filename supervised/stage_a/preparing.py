@@ -17,7 +17,7 @@ from torch import Tensor
 from supervised.answers import target_answer
 from supervised.data.preprocess import PreprocessedSamples
 from supervised.data.sample import Sample
-from supervised.data.source import manifest_of
+from supervised.data.source import located, manifest_of
 from supervised.encoders.features import AudioFeatures
 from supervised.errors import DataError
 from supervised.prompts import ENCODING, answer_ids
@@ -72,7 +72,7 @@ class Preparer:
             try:
                 found.append(samples[place])
             except DataError as error:
-                found.append(self._located(place, str(error)))
+                found.append(located(self.samples, place, str(error)))
         return found
 
     def ready(self, places: Sequence[int], read: Sequence[Sample | DataError]) -> list[Ready | DataError]:
@@ -108,12 +108,7 @@ class Preparer:
             return self._prepared([sample])[0]
         except DataError as error:
             text = str(error)
-            return self._located(place, text if text.startswith("sample ") else f"sample {sample.id!r}: {text}")
-
-    def _located(self, place: int, reason: str) -> DataError:
-        """Return the error with file and line, where there are such."""
-        where = "" if self.manifest is None else f"{self.manifest.where(place)}: "
-        return DataError(reason if reason.startswith(where) else where + reason)
+            return located(self.samples, place, text if text.startswith("sample ") else f"sample {sample.id!r}: {text}")
 
     def _prepared(self, samples: Sequence[Sample]) -> list[Ready]:
         inputs = dict(self.model.inputs(samples))

@@ -151,8 +151,9 @@ class Run:
                     break
                 self.advance()
                 bar.update()
-        if left_out := self.examples.left_out:
-            self._tell(f"{len(left_out)} training questions could not be used, e.g. {left_out[0]['reason']}")
+        for kind, examples in (("training", self.examples), ("validation", self.evaluation.examples)):
+            if left_out := examples.left_out:
+                self._tell(f"{len(left_out)} {kind} questions could not be used, e.g. {left_out[0]['reason']}")
 
     def advance(self) -> None:
         """Take one optimiser step; until its last part the run's state is untouched."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from envs.normaliser import ObservationNormaliser
 from envs.outcomes import OutcomeTable
 from envs.passes import Passes
 from supervised.answers import score
+from supervised.data.manifest import read_manifest
 from supervised.data.media import read_waveform
 from supervised.data.sample import Sample
 from supervised.errors import ConfigError, DataError, TableError
@@ -244,6 +246,27 @@ def test_damaged_media_stop_the_build_or_are_left_out_and_counted(
     assert len(table) == 8
     assert [entry["id"] for entry in table.provenance["left_out"]] == ["bad"]
     assert "broken.flac" in table.provenance["left_out"][0]["reason"]
+
+
+def test_questions_of_a_manifest_that_cannot_be_used_are_told_by_file_and_line(
+    tiny_model: Any, many_samples: list[Sample], tmp_path: Path
+) -> None:
+    (tmp_path / "torn.wav").write_bytes(b"RIFF")
+    rows = [{"id": f"q{i}", "question": "what can you hear ?", "answers": ["dog"]} for i in range(6)]
+    rows[1] |= {"audio": "torn.wav"}
+    rows[4] |= {"question": "what is <image> ?"}
+    path = tmp_path / "m.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    splits = {"test": many_samples[:3], "train": read_manifest(path)}
+    with pytest.raises(DataError, match=r"^[^ ]*m\.jsonl, line 2: sample 'q1': clip .*torn\.wav cannot be decoded"):
+        build_table(tiny_model, splits, CONFIG, tmp_path / "stop", profile=PROFILED)
+    table = build_table(tiny_model, splits, replace(CONFIG, on_error="skip"), tmp_path / "skip", profile=PROFILED)
+    assert len(table) == 7
+    left_out = table.provenance["left_out"]
+    assert [entry["id"] for entry in left_out] == ["q1", "q4"]
+    assert re.search(
+        r"m\.jsonl, line 5: sample 'q4': the question contains '<image>', a special", left_out[1]["reason"]
+    )
 
 
 def test_no_question_at_all_is_refused(tiny_model: Any, tmp_path: Path) -> None:

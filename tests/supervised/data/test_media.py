@@ -146,6 +146,34 @@ def test_sixteen_bit_grey_keeps_its_shades(tmp_path: Path) -> None:
     assert np.asarray(read_image(tmp_path / "a.png"))[..., 0].tolist() == [[0, 0x10], [0x80, 0xFF]]
 
 
+@pytest.mark.parametrize(
+    ("form", "told"),
+    [
+        ("wav", r"31,978 of 64,000 bytes of sound"),
+        ("aiff", "bytes of sound"),
+        ("mp3", r"\d\.\d s of 2\.0 s"),
+    ],
+)
+def test_a_truncated_clip_is_refused(tmp_path: Path, form: str, told: str) -> None:
+    noise = (0.1 * np.random.default_rng(0).normal(size=32_000)).astype(np.float32)
+    path = tmp_path / f"clip.{form}"
+    soundfile.write(path, noise, 16_000)
+    assert len(read_waveform(path, 16_000).samples) == 32_000
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match=rf"clip\.{form} is truncated: .*{told} are there; copy it again or leave it"):
+        read_waveform(path, 16_000)
+
+
+def test_a_clip_whose_writer_did_not_know_its_length_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "clip.wav"
+    soundfile.write(path, np.full(1000, 0.5, dtype=np.float32), 16_000)
+    content = bytearray(path.read_bytes())
+    content[4:8] = content[40:44] = b"\xff" * 4
+    path.write_bytes(content)
+    assert len(read_waveform(path, 16_000).samples) == 1000
+
+
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp"])
 def test_a_truncated_picture_is_refused(tmp_path: Path, name: str) -> None:
     picture().resize((200, 200)).save(tmp_path / name)

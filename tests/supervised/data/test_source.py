@@ -55,7 +55,7 @@ def test_a_manifest_is_read_once_for_all_its_splits_and_again_when_it_changed(
     manifest: DataConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = []
-    monkeypatch.setattr(source, "read_manifest", lambda path: opened.append(path) or read_manifest(path))
+    monkeypatch.setattr(source, "read_manifest", lambda path, look: opened.append(path) or read_manifest(path, look))
     open_split(manifest, "train")
     open_split(manifest, "test")
     assert len(opened) == 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,10 +95,26 @@ def test_a_streamed_and_augmented_run_goes_on_bit_for_bit(
 def test_broken_media_are_passed_over_and_told_or_stop_the_run(
     config: ModelConfig, data: DataConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("2.wav", "13.wav", "14.png"):
+    for name in ("0.wav", "1.wav", "2.wav", "3.wav", "13.wav", "14.png"):
         (tmp_path / name).write_bytes(b"RIFF")
     with pytest.raises(DataError, match=r"m\.jsonl, line \d+: sample 'music-\d+': (clip|picture) .* cannot be decoded"):
         train(config, data, tmp_path / "stopped")
     result = train(config, data, tmp_path / "run", on_error="skip")
     assert result.steps == 6
-    assert "2 training questions could not be used, e.g. " in "".join(capfd.readouterr())
+    told = "".join(capfd.readouterr())
+    assert "2 training questions could not be used, e.g. " in told
+    assert re.search(r"\d validation questions could not be used, e\.g\. .*m\.jsonl, line [1-4]: sample", told)
+
+
+def test_missing_media_stop_the_run_or_are_passed_over(
+    config: ModelConfig, data: DataConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "13.wav").unlink()
+    with pytest.raises(DataError, match=r"m\.jsonl, line 14: audio file .*13\.wav does not exist"):
+        train(config, data, tmp_path / "stopped")
+    result = train(config, replace(data, on_error="skip"), tmp_path / "run", on_error="skip")
+    assert result.steps == 6
+    told = "".join(capfd.readouterr())
+    assert re.search(
+        r"1 training questions could not be used, e\.g\. .*m\.jsonl, line 14: audio file .*13\.wav does", told
+    )
