@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from supervised.base import first_line
-from supervised.config import FusionConfig, ModelConfig, ProjectorConfig
+from supervised.config import FUSING, FusionConfig, ModelConfig, ProjectorConfig
 from supervised.errors import CheckpointError, ConfigError, ModelError
 from supervised.files import atomic_path, sha256_file, write_json
 
@@ -178,10 +178,13 @@ def _read_index(path: Path) -> dict[str, Any]:
 
 def _config(saved: dict[str, Any]) -> ModelConfig:
     """Return the configuration from JSON; unknown names and values out of range are refused."""
+    fusion = saved["fusion"] | {"layers": tuple(saved["fusion"]["layers"])}
+    if fusion["injection"] == "tokens":  # what once was the default, or had no effect, is none of its settings now
+        fusion = {name: value for name, value in fusion.items() if name not in FUSING}
     parts = {
         "trust_remote_code": False,  # whatever the file says: whom to trust is for the caller to say
         "more_encoders": tuple(saved["more_encoders"]),
         "projector": ProjectorConfig(**saved["projector"]),
-        "fusion": FusionConfig(**saved["fusion"] | {"layers": tuple(saved["fusion"]["layers"])}),
+        "fusion": FusionConfig(**fusion),
     }
     return ModelConfig(**saved | parts)

@@ -271,15 +271,15 @@ class FusionConfig:
             _check_no_fusion(self)
 
 
+FUSING = tuple(each.name for each in fields(FusionConfig) if each.name not in ("scope", "injection"))
+"""Settings of the fusion that inserted tokens have no use for; `scope` does not hurt them."""
+
+
 def _check_no_fusion(config: FusionConfig) -> None:
     """Refuse settings of the fusion beside inserted tokens, which pass none; where they may enter is no matter."""
-    given = {each.name: (getattr(config, each.name), each.default) for each in fields(config)}
+    given = {each.name: (getattr(config, each.name), each.default) for each in fields(config) if each.name in FUSING}
     given["layers"] = (list(config.layers), [])
-    set_in_vain = [
-        f"fusion.{name} is {value}"
-        for name, (value, default) in given.items()
-        if value != default and name not in ("injection", "scope")
-    ]
+    set_in_vain = [f"fusion.{name} is {value}" for name, (value, default) in given.items() if value != default]
     if set_in_vain:
         raise ConfigError(
             f"{', '.join(set_in_vain)}, but inserted tokens pass no fusion; leave it at its default, or use "

@@ -191,6 +191,7 @@ def test_an_older_adapter_with_an_unused_fusion_answers_as_the_one_without(setti
     save_file(load_file(weights) | {f"fusion.{name}": tensor for name, tensor in unused.items()}, weights)
     index = json.loads((tmp_path / INDEX).read_text())
     index["weights"]["sha256"] = sha256_file(weights)
+    index["config"]["fusion"] |= {"kind": "lora", "heads": 3}  # other defaults, or settings that had no effect
     (tmp_path / INDEX).write_text(json.dumps(index))
     older = SafeModel.from_pretrained(tmp_path)
     assert older.fingerprint() == model.fingerprint()

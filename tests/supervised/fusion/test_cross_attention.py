@@ -171,7 +171,7 @@ def test_a_rank_above_the_width_is_refused_where_there_is_one(kind: Any) -> None
             {"injection": "tokens", "layers": (0,)},
             r"fusion\.layers is \[0\], but inserted tokens pass no fusion; leave",
         ),
-        ({"injection": "tokens", "kind": "gated"}, r"fusion\.kind is gated, but inserted tokens pass no fusion"),
+        ({"injection": "tokens", "kind": "lora"}, r"fusion\.kind is lora, but inserted tokens pass no fusion"),
         (
             {"injection": "tokens", "kind": "block", "heads": 2, "rms_match": False},
             r"^fusion\.kind is block, fusion\.heads is 2, fusion\.rms_match is False, but inserted tokens",
