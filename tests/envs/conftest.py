@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from built_tables import CONFIG, PROFILED
 
+from envs.build import build_table
+from envs.outcomes import OutcomeTable
 from envs.table_format import TABLE_SPLITS, Header
 from envs.table_writer import TableWriter
 from supervised.data.sample import Sample
@@ -135,3 +138,20 @@ def sixty(many_samples: list[Sample], tmp_path: Path) -> Path:
         samples.append(replace(sample, id=name, image=image, audio=audio))
     write_manifest(tmp_path / "manifest.jsonl", samples)
     return tmp_path / "manifest.jsonl"
+
+
+@pytest.fixture(scope="session")
+def splits(many_samples: list[Sample]) -> dict[str, list[Sample]]:
+    return {"train": many_samples[:18], "test": many_samples[18:]}
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory, tiny_model: Any, splits: dict[str, list[Sample]]) -> OutcomeTable:
+    steps: list[tuple[int, int]] = []
+    folder = tmp_path_factory.mktemp("built")
+    table = build_table(
+        tiny_model, splits, CONFIG, folder, lambda done, total: steps.append((done, total)), profile=PROFILED
+    )
+    assert steps[-1] == (30, 30)
+    assert [done for done, _ in steps] == sorted(done for done, _ in steps)
+    return table

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,18 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
 import torch
-from PIL import Image
+from written_questions import equal, prepared, streamed, write
 
 from supervised.config import DataConfig, ModelConfig, PreprocessConfig
 from supervised.data.facts import facts_of
 from supervised.data.manifest import read_manifest
 from supervised.data.preprocess import preprocessed
-from supervised.data.sample import Sample, Waveform
+from supervised.data.sample import Sample
 from supervised.data.source import open_split
-from supervised.encoders.features import AudioFeatures
-from supervised.errors import DataError
 from supervised.losses import IGNORED, task_loss
 from supervised.safe_model import SafeModel
 from supervised.stage_a import examples as stage_a_examples
@@ -30,89 +26,6 @@ from supervised.stage_a.reading import Reader
 from supervised.stage_a.rows import Rows
 
 LOUDER = PreprocessConfig(gain_db=6)
-
-
-def media(folder: Path, number: int) -> tuple[Path, Path]:
-    """A picture and a clip of their own for every question."""
-    picture, clip = folder / f"{number}.png", folder / f"{number}.wav"
-    if not clip.exists():
-        rng = np.random.default_rng(number)
-        Image.fromarray(rng.integers(0, 256, (48, 48, 3), dtype=np.uint8)).save(picture)
-        soundfile.write(clip, (0.1 * rng.normal(size=8_000 + 100 * number)).astype(np.float32), 16_000, subtype="FLOAT")
-    return picture, clip
-
-
-def write(folder: Path, count: int, name: str = "m.jsonl") -> Path:
-    """A manifest whose even questions need the sound; answers and prompts differ in length."""
-    with open(folder / name, "w") as file:
-        for i in range(count):
-            picture, clip = media(folder, i)
-            vl = i % 2 == 1
-            row = {
-                "id": f"{'gqa' if vl else 'music'}-{i}",
-                "question": "what colour is the object ?" if i % 3 else "which sound can you hear in the picture ?",
-                "answers": ["red one" if i % 4 else "dog"],
-                "image": picture.name,
-                "audio": clip.name,
-                "retention_set": "gqa" if vl else None,
-                "split": "adapter",
-            }
-            file.write(json.dumps(row) + "\n")
-    return folder / name
-
-
-@pytest.fixture(params=["decoder", "encoder_decoder"])
-def model(request: pytest.FixtureRequest, tiny_base_dir: Path, tiny_t5_dir: Path, tiny_encoder_dir: Path) -> SafeModel:
-    base = {"decoder": tiny_base_dir, "encoder_decoder": tiny_t5_dir}[request.param]
-    torch.manual_seed(0)
-    return SafeModel.attach(ModelConfig(base=str(base), encoder=str(tiny_encoder_dir)))
-
-
-@pytest.fixture
-def llava(tiny_base_dir: Path, tiny_encoder_dir: Path) -> SafeModel:
-    torch.manual_seed(0)
-    return SafeModel.attach(ModelConfig(base=str(tiny_base_dir), encoder=str(tiny_encoder_dir)))
-
-
-def prepared(model: SafeModel, samples: Any, **options: Any) -> Examples:
-    return Examples(model, samples, range(len(samples)), lambda _: None, **options)
-
-
-def streamed(monkeypatch: pytest.MonkeyPatch, model: SafeModel, samples: Any, **options: Any) -> Examples:
-    monkeypatch.setattr(stage_a_examples, "CACHE_BYTES", 0)
-    examples = prepared(model, samples, **options)
-    assert not examples.kept
-    return examples
-
-
-def equal(first: Any, second: Any) -> bool:
-    """Whether two nested structures hold the same bits."""
-    if isinstance(first, torch.Tensor):
-        return first.dtype == second.dtype and torch.equal(first, second)
-    if isinstance(first, AudioFeatures):
-        return all(equal(getattr(first, name), getattr(second, name)) for name in ("tokens", "mask", "embedding"))
-    if isinstance(first, Batch):
-        names = ("rows", "inputs", "prompt_mask", "labels", "audio", "images", "retention")
-        return all(equal(getattr(first, name), getattr(second, name)) for name in names)
-    if hasattr(first, "items"):
-        return first.keys() == second.keys() and all(equal(value, second[name]) for name, value in first.items())
-    if isinstance(first, (list, tuple)):
-        return len(first) == len(second) and all(equal(a, b) for a, b in zip(first, second, strict=True))
-    return bool(first == second)
-
-
-@pytest.fixture
-def lists() -> list[Sample]:
-    rng = np.random.default_rng(0)
-    samples = []
-    for i in range(6):
-        sound = Waveform((0.1 * rng.normal(size=9_000 + 900 * i)).astype(np.float32), 16_000)
-        picture = Image.fromarray(rng.integers(0, 256, (48, 48, 3), dtype=np.uint8))
-        if i % 2:
-            samples.append(Sample(f"v{i}", "what colour is the object ?", ("red",), picture, sound, "scenes-vl"))
-        else:
-            samples.append(Sample(f"a{i}", "which sound can you hear ?", ("dog",), picture, sound))
-    return samples
 
 
 def test_a_padded_batch_predicts_what_each_question_alone_predicts(llava: SafeModel, lists: list[Sample]) -> None:
@@ -259,60 +172,6 @@ def test_the_identity_of_a_streamed_set_is_that_of_its_lines(
     assert first != streamed(monkeypatch, llava, read_manifest(path)).sha256
 
 
-def test_a_broken_clip_is_named_with_file_and_line_kept_or_streamed(
-    llava: SafeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    samples = read_manifest(write(tmp_path, 6))
-    examples = streamed(monkeypatch, llava, samples)
-    (tmp_path / "3.wav").write_bytes(b"RIFF")
-    (tmp_path / "4.png").unlink()
-    assert examples.batch([0, 1, 2]).rows == [0, 1, 2]
-    message = r"m\.jsonl, line 4: sample 'gqa-3': clip .*3\.wav cannot be decoded"
-    with pytest.raises(DataError, match=message):
-        examples.batch([0, 3])
-    with pytest.raises(DataError, match=r"m\.jsonl, line 5: image file .*4\.png does not exist"):
-        examples.batch([4])
-    monkeypatch.undo()
-    with pytest.raises(DataError, match=message):
-        prepared(llava, samples)
-
-
-def test_a_broken_question_is_replaced_by_the_next_of_its_kind_and_counted(
-    llava: SafeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    samples = read_manifest(write(tmp_path, 8))
-    examples = streamed(monkeypatch, llava, samples, on_error="replace")
-    for name in ("3.wav", "5.png", "6.wav"):
-        (tmp_path / name).unlink()
-    batch = examples.batch([3, 6, 2])
-    assert batch.rows == [7, 0, 2]  # 5 is broken like 3; after 6 comes 0 again
-    assert equal(batch, replace(examples.batch([7, 0, 2])))
-    assert [each["id"] for each in examples.left_out] == ["question 3", "question 5", "question 6"]
-    assert all("does not exist" in each["reason"] for each in examples.left_out)
-    examples.batch([3])
-    assert len(examples.left_out) == 3
-    for name in ("1.wav", "7.wav"):
-        (tmp_path / name).unlink()
-    with pytest.raises(DataError, match=r"line 4: .* None of the questions of its kind that follow can take its place"):
-        examples.batch([3])
-
-
-@pytest.mark.parametrize("kind", ["kept", "streamed"])
-def test_broken_questions_are_left_out_of_what_is_evaluated(
-    llava: SafeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
-    samples = read_manifest(write(tmp_path, 8))
-    (tmp_path / "2.wav").write_bytes(b"RIFF")
-    monkeypatch.setattr(stage_a_examples, "CACHE_BYTES", 1 << 30 if kind == "kept" else 0)
-    examples = Examples(llava, samples, [1, 2, 5, 6], lambda _: None, on_error="leave_out")
-    assert (examples.kept, len(examples)) == (kind == "kept", 3)
-    assert [question.id for question in examples.questions] == ["gqa-1", "gqa-5", "music-6"]
-    assert examples.retention.tolist() == [True, True, False]
-    [entry] = examples.left_out
-    assert entry["id"] == "music-2"
-    assert "line 3: sample 'music-2': clip" in entry["reason"]
-
-
 def test_augmented_clips_are_heard_anew_in_every_epoch_and_not_cached(
     tiny_base_dir: Path, tiny_encoder_dir: Path, tmp_path: Path
 ) -> None:
@@ -381,13 +240,6 @@ def test_questions_are_made_ready_in_one_thread_while_another_trains(
     assert len(found) == 3 * len(rows)
     assert all(equal(batch, expected[i % len(rows)]) for i, batch in enumerate(found))
     assert not any(value.requires_grad for batch in found for value in (batch.audio.tokens, batch.labels))
-
-
-def test_an_answer_without_a_token_is_refused_with_its_line(llava: SafeModel, tmp_path: Path) -> None:
-    path = write(tmp_path, 2)
-    path.write_text(path.read_text().replace('"red one"', '" "'))
-    with pytest.raises(DataError, match=r"m\.jsonl, line 2: sample 'gqa-1': answer .* has no token"):
-        prepared(llava, read_manifest(path))
 
 
 def test_pictures_share_a_pass_only_where_that_was_tried_to_be_exact(
