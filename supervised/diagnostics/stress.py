@@ -1,6 +1,6 @@
 """Deliberate regressions: what a broken adapter would do, so that the monitors can be seen to fire.
 
-    with coupled(model, 5): ...         the residual is five times as large
+    with coupled(model, 5): ...         the residual is five times as large, learned gates stand open
     with unisolated(model): ...         rows without audio and positions that must not hear are fused as well
     with unmarked(model): ...           no position can turn to the markers, so that all of them must listen
     pressed(model, batches)             every retention question hears something loud and crowded
@@ -23,6 +23,7 @@ from supervised.data.sample import Waveform
 from supervised.diagnostics.questions import Questions
 from supervised.diagnostics.recording import fusions
 from supervised.errors import ModelError
+from supervised.fusion.gated import GatedFusion
 from supervised.fusion.parts import Listeners, Sound
 from supervised.injection import HOOK_LOCK
 from supervised.safe_model import SafeModel
@@ -33,7 +34,9 @@ VOICES = 4
 
 @contextmanager
 def coupled(model: SafeModel, factor: float) -> Iterator[None]:
-    """Within the block the residual of every place is `factor` times as large.
+    """Within the block the residual of every place is `factor` times as large, and no learned gate holds it back.
+
+    A gate that is shut on retention questions would hide the residual behind it from every monitor.
 
     Raises:
         ModelError: audio enters as inserted tokens, which have no residual.
@@ -42,7 +45,11 @@ def coupled(model: SafeModel, factor: float) -> Iterator[None]:
         raise ModelError("inserted audio tokens have no residual to make larger; use fusion.injection residual.")
     scales = [fusion.residual_scale for fusion in fusions(model.adapter) if fusion.residual_scale is not None]
     before = [scale.detach().clone() for scale in scales]
+    handles: list[Any] = []
     try:
+        with HOOK_LOCK:
+            gated = (fusion for fusion in fusions(model.adapter) if isinstance(fusion, GatedFusion))
+            handles.extend(fusion.register_forward_hook(_ungated) for fusion in gated)
         with torch.no_grad():
             for scale in scales:
                 scale.mul_(factor)
@@ -51,6 +58,15 @@ def coupled(model: SafeModel, factor: float) -> Iterator[None]:
         with torch.no_grad():
             for scale, value in zip(scales, before, strict=True):
                 scale.copy_(value)
+        with HOOK_LOCK:
+            for handle in handles:
+                handle.remove()
+
+
+def _ungated(fusion: GatedFusion, args: tuple[Listeners, Sound], _: Tensor) -> Tensor:
+    """Return what the fusion would without its gate."""
+    residual: Tensor = fusion.attention(*args)
+    return residual
 
 
 @contextmanager
