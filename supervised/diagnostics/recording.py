@@ -24,7 +24,7 @@ from supervised.adapter import Adapter
 from supervised.attention import attention_scores, attention_weights
 from supervised.encoders.features import AudioFeatures
 from supervised.fusion.cross_attention import CrossAttentionFusion
-from supervised.fusion.gated import GatedFusion
+from supervised.fusion.gated import GatedFusion, opened
 from supervised.fusion.parts import Listeners, Sound
 from supervised.injection import HOOK_LOCK
 
@@ -109,6 +109,8 @@ class _Recorder:
             yield attention.query.register_forward_hook(self._kept("query"))
             yield attention.key.register_forward_hook(self._kept("key"))
             yield fusion.register_forward_hook(self._fused)
+            if isinstance(fusion, GatedFusion):
+                yield fusion.contract.register_forward_hook(self._opened)
         yield adapter.register_forward_hook(self._adapted, with_kwargs=True)
 
     @property
@@ -126,9 +128,10 @@ class _Recorder:
         if self._ours:
             inner = self._inner
             inner["attended"] = Attended(inner["query"], inner["key"], _attention(fusion).heads, args[1])
-            if isinstance(fusion, GatedFusion):
-                with torch.no_grad():
-                    inner["openness"] = fusion.openness(*args)
+
+    def _opened(self, _: nn.Module, args: tuple[Tensor], logits: Tensor) -> None:
+        if self._ours:
+            self._inner["openness"] = opened(logits.detach())
 
     # Without kwargs torch calls a hook that another thread is just adding or removing: not ours then.
     def _adapted(self, _: nn.Module, args: tuple[Any, ...], *rest: Any) -> None:

@@ -57,13 +57,17 @@ class GatedFusion(nn.Module):
         """Return the gate g (B,) of every row."""
         states = listeners.hidden / listeners.unit  # (B, L, D)
         scores = self.look(states).squeeze(-1) / states.shape[-1] ** 0.5  # (B, L)
-        prompt = _mean(states, listeners.hears, scores.masked_fill(~listeners.hears, -1e4).softmax(-1))  # (B, D)
-        audio = _mean(sound.tokens / self.embedding_rms, sound.mask, 1 / sound.mask.sum(1, keepdim=True).clamp(min=1))
+        prompt = _pooled(states, listeners.hears, scores.masked_fill(~listeners.hears, -1e4).softmax(-1))  # (B, D)
+        audio = _pooled(sound.tokens / self.embedding_rms, sound.mask, 1 / sound.mask.sum(1, keepdim=True).clamp(min=1))
         inner = self.expand(torch.cat([self.prompt_norm(prompt), self.audio_norm(audio)], -1))  # (B, 64)
-        logits = self.contract(nn.functional.gelu(inner)).squeeze(-1)
-        return (LOGIT_LIMIT * (logits / LOGIT_LIMIT).tanh()).sigmoid()
+        return opened(self.contract(nn.functional.gelu(inner)))
 
 
-def _mean(values: Tensor, counts: Tensor, weights: Tensor) -> Tensor:
+def opened(logits: Tensor) -> Tensor:
+    """Return the gates (B,), in (0, 1), that `logits` (B, 1) stand for."""
+    return (LOGIT_LIMIT * (logits.squeeze(-1) / LOGIT_LIMIT).tanh()).sigmoid()
+
+
+def _pooled(values: Tensor, counts: Tensor, weights: Tensor) -> Tensor:
     """Return the sum (B, D) of `values` (B, N, D), times `weights` (B, N) or (B, 1), over those that count (B, N)."""
     return (values * weights[..., None]).where(counts[..., None], 0).sum(1)

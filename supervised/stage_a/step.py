@@ -62,7 +62,7 @@ class Step:
         counts = self.objective.counts(batches)
         self.processes.sum_([counts])
         self.optimizer.zero_grad(set_to_none=True)
-        sums = torch.zeros(len(READING), dtype=torch.float64)
+        sums, fused = torch.zeros(len(READING), dtype=torch.float64), fusion_sums([])
         again = recomputing(self.objective.examples.model.stack) if self.config.checkpointing else nullcontext()
         with recording(self.adapter) as seen, again, _training(self.adapter):
             for batch in batches:
@@ -70,11 +70,12 @@ class Step:
                 loss = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
                 loss.backward()
                 sums += torch.tensor([terms[name].item() if name in terms else 0.0 for name in READING])
+                fused += fusion_sums(seen)
+                seen.clear()  # or the states of every part would stay until the last one
         trained = self._trained()
         for parameter in trained:  # the same list in every process
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        fused = fusion_sums(seen)
         self.processes.sum_([sums, fused, *(parameter.grad for parameter in trained if parameter.grad is not None)])
         figures = {
             f"{name}_loss": value for name, value in zip(READING, sums.tolist(), strict=True) if weights[name] > 0

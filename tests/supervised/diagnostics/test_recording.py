@@ -65,6 +65,23 @@ def test_the_gate_of_a_gated_fusion_starts_at_one_half(
     assert fused.openness.tolist() == [0.5] * len(batches[0].samples)
 
 
+def test_the_gate_that_is_seen_is_the_one_that_scaled(
+    attach: Callable[..., SafeModel], batches: list[Questions]
+) -> None:
+    model = attach(kind="gated")
+    fusion: Any = model.adapter.fusion
+    torch.nn.init.normal_(fusion.contract.weight, generator=torch.Generator().manual_seed(0))
+    used: list[torch.Tensor] = []
+    handle = fusion.register_forward_hook(lambda _, args, residual: used.append(residual / fusion.attention(*args)))
+    _, (fused,) = hear(model, batches[0])
+    handle.remove()
+    assert fused.openness is not None
+    assert len(set(fused.openness.tolist())) > 1
+    shares = used[0][fused.hears]  # (m, D), each row the gate of its question
+    expected = fused.openness.repeat_interleave(fused.hears.sum(1))[:, None].expand_as(shares)
+    torch.testing.assert_close(shares, expected, rtol=1e-3, atol=1e-3)
+
+
 def test_ratios_of_positions_that_hear_are_those_of_the_norms(quiet: SafeModel, batches: list[Questions]) -> None:
     _, (fused,) = hear(quiet, batches[0])
     row, column = 0, -1

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from supervised.config import FusionConfig, ModelConfig
 from supervised.data.sample import Sample
@@ -69,6 +71,19 @@ def test_parts_of_a_batch_give_the_gradient_and_the_losses_of_the_whole(examples
         assert parts[name] == pytest.approx(whole[name], rel=1e-4)
     for name, gradient in gradients(examples).items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-6)
+
+
+def test_the_states_of_a_part_are_let_go_of_before_the_next(examples: Examples) -> None:
+    adapter, alive, results = examples.model.adapter, [], []
+
+    def count(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> None:
+        alive.append(sum(earlier() is not None for earlier in results))
+        results.append(weakref.ref(result))
+
+    handle = adapter.register_forward_hook(count, with_kwargs=True)
+    stepper(examples).gradient(1, batches(examples, [0, 5], [1], [2, 3]), WEIGHTS)
+    handle.remove()
+    assert alive == [0, 0, 0]
 
 
 def test_the_loss_is_the_weighted_sum_of_its_terms(examples: Examples) -> None:
