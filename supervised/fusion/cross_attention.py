@@ -5,8 +5,8 @@
 
 Everything is computed in float32; audio tokens count in units of the base's embedding RMS. The four projections start
 as the identity, so that audio tokens act as words of the base would: a position attends to the token that resembles
-it and moves towards it. Kind cross_attention trains all four. Kind lora trains low-rank deviations of Wq and Wv; Wk and
-Wo stay the identity, and are not there.
+it and moves towards it. Kinds cross_attention and block train all four. Kinds lora and gated train low-rank deviations
+of Wq and Wv; Wk and Wo stay the identity, and are not there.
 """
 
 from __future__ import annotations

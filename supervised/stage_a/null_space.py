@@ -1,6 +1,6 @@
 """Updates that leave alone what the fusion asks for on retention questions: null-space projection.
 
-In: retention questions with irrelevant audio. Out: for every weight that reads the prompt, an orthonormal basis of the
+In: retention questions with irrelevant audio. Out: for the query of every fusion, an orthonormal basis of the
 directions that these questions put into it; an optimiser step then moves the weight only at right angles to them
 (GPM, arXiv:2103.09762, sections 4 and 5, which projects gradients; Adam-NSCL, arXiv:2103.07113, projects what Adam
 makes of them, as is done here: decay and moments would otherwise bring the protected directions back in).
@@ -10,7 +10,8 @@ makes of them, as is done here: decay and moments would otherwise bring the prot
 
 Protected is the query side of the cross-attention alone: its inputs are prompts, which differ between questions that
 need audio and those that do not. Projector, keys and values read audio, which is of one kind on both; to protect those
-would be to forbid hearing. The norm before the query would bend the inputs themselves, so it stands still.
+would be to forbid hearing. A gate per question and the feed-forward of a block read both, and are free as well. The
+norm before the query would bend the inputs themselves, so it stands still.
 """
 
 from __future__ import annotations
