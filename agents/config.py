@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from numbers import Real
+from typing import Any, Literal
 
 from envs.config import RewardConfig
 from supervised.errors import ConfigError
@@ -30,6 +31,19 @@ def _per_constraint(name: str, limit: float | tuple[float, ...], n_constraints: 
             f"got {len(limit)}: {list(limit)}; use e.g. 0.003."
         )
     return [float(value) for value in limit]
+
+
+def _checked_limits(name: str, limit: Any, allowed: str) -> float | tuple[float, ...]:
+    """Return one limit, or all of a list as a tuple, or raise the one-line error of what is neither."""
+    if not isinstance(limit, list | tuple):
+        limits = (limit,)
+    elif not (limits := tuple(limit)):
+        raise ConfigError(f"{name} must be a number or a list of at least one, got []; use e.g. 0.003.")
+    for value in limits:
+        if not isinstance(value, Real):
+            raise ConfigError(f"{name} must be {allowed}, got {limit!r}; use e.g. 0.003.")
+        _require(name, number := float(value), allowed, number >= 0, "0.003")
+    return limits if isinstance(limit, list | tuple) else limit
 
 
 def _require_activation(section: str, activation: str) -> None:
@@ -144,10 +158,8 @@ class LagrangianConfig:
     """Standard errors that a policy's measured cost keeps below the limit, where a policy of the run can."""
 
     def __post_init__(self) -> None:
-        for limit in self.limit if isinstance(self.limit, tuple) else (self.limit,):
-            _require("lagrangian.limit", limit, "a number >= 0, or a list of them", limit >= 0, "0.003")
-        if self.limit == ():
-            raise ConfigError("lagrangian.limit must be a number or a list of at least one, got []; use e.g. 0.003.")
+        limit = _checked_limits("lagrangian.limit", self.limit, "a number >= 0, or a list of them")
+        object.__setattr__(self, "limit", limit)  # a list becomes a tuple: the configuration stays hashable
         if self.update not in ("sgd", "pi", "pid"):
             raise ConfigError(f"lagrangian.update must be sgd, pi or pid, got {self.update!r}; use e.g. sgd.")
         _require("lagrangian.lr", self.lr, "> 0", self.lr > 0, "20")
@@ -314,11 +326,9 @@ class CertifyConfig:
         if self.method not in methods:
             raise ConfigError(f"certify.method must be one of {', '.join(methods)}, got {self.method!r}; use harm.")
         _require("certify.delta", self.delta, "between 0 and 1, neither included", 0 < self.delta < 1, "0.05")
-        for limit in self.limit if isinstance(self.limit, tuple) else (self.limit,):
-            if limit is not None:
-                _require("certify.limit", limit, "a number >= 0, a list of them, or null", limit >= 0, "0.003")
-        if self.limit == ():
-            raise ConfigError("certify.limit must be a number or a list of at least one, got []; use e.g. 0.003.")
+        if self.limit is not None:
+            limit = _checked_limits("certify.limit", self.limit, "a number >= 0, a list of them, or null")
+            object.__setattr__(self, "limit", limit)
         _require("certify.grid", self.grid, "a whole number of at least 1", self.grid >= 1, "1000")
         _require("certify.seed", self.seed, "a whole number >= 0", self.seed >= 0, "0")
 

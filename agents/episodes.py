@@ -63,8 +63,9 @@ def read_costs(env: VecEnv, infos: list[dict[str, Any]], n_constraints: int) -> 
         try:
             costs = np.stack([np.atleast_1d(np.asarray(info["cost"], dtype=np.float32)) for info in infos])
         except KeyError:
+            told = next(sorted(info) for info in infos if "cost" not in info)
             raise ConfigError(
-                f"PPOLagrangian needs info['cost'] after every step, got only {sorted(infos[0])}; "
+                f"PPOLagrangian needs info['cost'] after every step, got only {told}; "
                 f"let the environment report a float, or an array with one cost per constraint."
             ) from None
         except (ValueError, TypeError):

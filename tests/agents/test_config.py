@@ -2,10 +2,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from agents.config import AgentConfig, CurriculumConfig, ExactConfig, LagrangianConfig, PPOConfig, SmoothingConfig
+from agents.config import (
+    AgentConfig,
+    CertifyConfig,
+    CurriculumConfig,
+    ExactConfig,
+    LagrangianConfig,
+    PPOConfig,
+    SmoothingConfig,
+)
 
 
 def test_importing_the_configuration_imports_nothing_heavy() -> None:
@@ -29,6 +39,11 @@ def test_importing_the_configuration_imports_nothing_heavy() -> None:
             r"lagrangian\.limit must be a number >= 0, .* got -0\.1; use e\.g\. 0\.003",
         ),
         (lambda: LagrangianConfig(limit=()), r"lagrangian\.limit must be a number or a list of at least one, got \[\]"),
+        (
+            lambda: LagrangianConfig(limit=[0.1, "much"]),
+            r"lagrangian\.limit must be a number >= 0, .* got \[0\.1, 'much'\]",
+        ),  # type: ignore[arg-type]
+        (lambda: CertifyConfig(limit="0.01"), r"certify\.limit must be a number >= 0, .* or null, got '0\.01'"),  # type: ignore[arg-type]
         (
             lambda: LagrangianConfig(initial=30.0),
             r"initial must be between 0 and lagrangian\.maximum = 20\.0, or null, got 30\.0",
@@ -67,3 +82,8 @@ def test_without_a_curriculum_alpha_is_final_at_once() -> None:
 
 def test_limits_of_several_sets_leave_the_configuration_hashable() -> None:
     assert hash(LagrangianConfig(limit=(0.1, 0.2))) == hash(LagrangianConfig(limit=(0.1, 0.2)))
+
+
+@pytest.mark.parametrize("config", [LagrangianConfig, CertifyConfig])
+def test_a_list_of_limits_is_a_tuple_of_them(config: Callable[..., Any]) -> None:
+    assert config(limit=[0.1, 0.2]) == config(limit=(0.1, 0.2))

@@ -305,6 +305,18 @@ def test_an_environment_with_a_wrong_cost_is_refused(knapsack: Any, cost: Any, m
         model.learn(10)
 
 
+def test_of_several_environments_the_one_without_a_cost_is_told(knapsack: Any) -> None:
+    class Silent(knapsack):
+        def step(self, action: int) -> Any:
+            *rest, _ = super().step(action)
+            return *rest, {"price": 1.0}
+
+    make = [lambda: knapsack(GAINS.tolist(), 5), lambda: Silent(GAINS.tolist(), 5)]
+    model = PPOLagrangian("MlpPolicy", DummyVecEnv(make), n_steps=5, batch_size=5)
+    with pytest.raises(ValueError, match=r"got only \['TimeLimit.truncated', 'price'\]"):
+        model.learn(10)
+
+
 def test_a_reward_that_is_no_number_is_refused(bandit: Any) -> None:
     x, reward, cost = _items()
     model = PPOLagrangian("MlpPolicy", bandit(x, reward * np.nan, cost, 500), SMALL)
