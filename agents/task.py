@@ -6,10 +6,12 @@ import numpy as np
 
 from agents.config import AgentConfig
 from agents.dual import solve_multipliers
-from agents.outcome_model import SmoothedBatches
+from agents.outcome_model import OutcomeModel, SmoothedBatches, learnable
 from agents.retention import RetentionBuffer
 from agents.selection import FeasibleBest
 from envs.batch import OutcomeBatches
+from envs.outcomes import TableSplit
+from supervised.errors import TableError
 
 EXPECTED_ROWS = 2
 """Train rows that a policy's cost is measured on for every held-out one, at most: more would outvote what happened."""
@@ -76,6 +78,49 @@ class Task:
             worth = reward - np.einsum("nka,k->na", expected, self.multipliers)
             best = worth[: len(held_out)].argmax(axis=1)
             self.reachable = float(held_out.reward[everything, best].mean(dtype=np.float64))
+
+
+def task_of(
+    train: TableSplit, validation: TableSplit, config: AgentConfig, seed: int, outcome_model: OutcomeModel | None = None
+) -> Task:
+    """Return the problem of one agent on two splits of a table; of a large validation split, a fixed sample.
+
+    Args:
+        train: rows to learn from; they fit the normaliser.
+        validation: held-out rows, of which at most `HELD_OUT_ROWS` are used.
+        config: of the agent.
+        seed: of network, sampling and order of rows.
+        outcome_model: fitted on `train` with this configuration's `smoothing`; None: it is fitted here.
+
+    Raises:
+        ConfigError: the limits do not fit the table's retention sets.
+        TableError: a constraint has train rows that no validation row measures, or the other way round.
+    """
+    validation = validation.sample(HELD_OUT_ROWS)
+    if config.lagrangian.maximum > 0:
+        _refuse_unmeasured(train, validation)
+    rows = learnable(train, config.reward, config.smoothing, outcome_model)
+    return Task(rows, OutcomeBatches(validation, config.reward, rows.normaliser), config, seed)
+
+
+def _refuse_unmeasured(train: TableSplit, validation: TableSplit) -> None:
+    """Refuse a constraint that only counts as met as no validation row measures it, or that no train row teaches."""
+    seen, measured = (set(np.unique(rows.retention_set).tolist()) for rows in (train, validation))
+    sets = list(enumerate(train.table.retention_sets))
+    untaught = [name for k, name in sets if k in measured - seen]
+    if untaught:
+        raise TableError(
+            f"The drop on {', '.join(untaught)} cannot be held below lagrangian.limit: the table in "
+            f"{train.table.directory} has {validation.name} rows of it, but no {train.name} row to learn from; move "
+            f"some there, or switch the constraints off with --lagrangian.maximum 0."
+        )
+    unmeasured = [name for k, name in sets if k in seen - measured]
+    if unmeasured:
+        raise TableError(
+            f"The drop on {', '.join(unmeasured)} cannot be held below lagrangian.limit: the table in "
+            f"{train.table.directory} has train rows of it, but no {validation.name} row that measures it; move some "
+            f"there, or switch the constraints off with --lagrangian.maximum 0."
+        )
 
 
 def _weighed(costs: tuple[np.ndarray, ...], weights: tuple[np.ndarray, ...]) -> np.ndarray:

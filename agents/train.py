@@ -11,12 +11,10 @@ import numpy as np
 from agents.config import AgentConfig
 from agents.gate_policy import GatePolicy
 from agents.layers import Layers
-from agents.outcome_model import OutcomeModel, learnable
+from agents.outcome_model import OutcomeModel
 from agents.selection import Judgement
-from agents.task import HELD_OUT_ROWS, Task
-from envs.batch import OutcomeBatches
+from agents.task import task_of
 from envs.outcomes import TableSplit
-from supervised.errors import TableError
 
 Progress = Callable[[int, dict[str, float]], None]
 Measure = Callable[[np.ndarray], dict[str, float]]
@@ -105,7 +103,7 @@ def train_agent(
     Args:
         train: rows that the policy learns from; they fit the normaliser.
         validation: held-out rows: what a policy really costs and earns, and the choice of the one that ships; of more
-            than `HELD_OUT_ROWS`, the same sample in every run.
+            than `agents.task.HELD_OUT_ROWS`, the same sample in every run.
         config: of the agent.
         seed: of network, sampling and order of rows.
         checkpoints: folder of this seed's checkpoint; None: none is written. The exact agent has none.
@@ -121,11 +119,7 @@ def train_agent(
         ConfigError: the limits do not fit the table's retention sets.
         TableError: a constraint has train rows that no validation row measures, or the other way round.
     """
-    validation = validation.sample(HELD_OUT_ROWS)
-    if config.lagrangian.maximum > 0:
-        _refuse_unmeasured(train, validation)
-    rows = learnable(train, config.reward, config.smoothing, outcome_model)
-    task = Task(rows, OutcomeBatches(validation, config.reward, rows.normaliser), config, seed)
+    task = task_of(train, validation, config, seed, outcome_model)
     history: list[dict[str, float]] = []
 
     def keep(entry: dict[str, float]) -> None:
@@ -148,7 +142,7 @@ def train_agent(
     never = task.selection.never(selected.step)
     if not selected.feasible and never.utility > selected.utility:
         selected, fallback, layers = never, selected, _never(layers)
-    policy = GatePolicy(rows.normaliser, layers, train.table.actions, activation)
+    policy = GatePolicy(task.rows.normaliser, layers, train.table.actions, activation)
     return TrainedAgent(policy, selected, history, saturated, task.reachable, fallback)
 
 
@@ -156,23 +150,3 @@ def _never(layers: Layers) -> Layers:
     """Return the layers with an output that does not look at the question, and is sure of the first action, skip."""
     weight, bias = layers[-1]
     return [*layers[:-1], (np.zeros_like(weight), np.where(np.arange(len(bias)) == 0, SURE, 0).astype(bias.dtype))]
-
-
-def _refuse_unmeasured(train: TableSplit, validation: TableSplit) -> None:
-    """Refuse a constraint that only counts as met as no validation row measures it, or that no train row teaches."""
-    seen, measured = (set(np.unique(rows.retention_set).tolist()) for rows in (train, validation))
-    sets = list(enumerate(train.table.retention_sets))
-    untaught = [name for k, name in sets if k in measured - seen]
-    if untaught:
-        raise TableError(
-            f"The drop on {', '.join(untaught)} cannot be held below lagrangian.limit: the table in "
-            f"{train.table.directory} has {validation.name} rows of it, but no {train.name} row to learn from; move "
-            f"some there, or switch the constraints off with --lagrangian.maximum 0."
-        )
-    unmeasured = [name for k, name in sets if k in seen - measured]
-    if unmeasured:
-        raise TableError(
-            f"The drop on {', '.join(unmeasured)} cannot be held below lagrangian.limit: the table in "
-            f"{train.table.directory} has train rows of it, but no {validation.name} row that measures it; move some "
-            f"there, or switch the constraints off with --lagrangian.maximum 0."
-        )

@@ -166,15 +166,11 @@ def _solve(table: OutcomeTable, config: RunConfig, job: Job, model: OutcomeModel
     """Write the policies of one seed; a network is trained for all prices, unless there is one that goes far enough."""
     from agents.conditioned import TENSORS, ConditionedPolicy, Prices
     from agents.gate_policy import save_policy
-    from agents.outcome_model import learnable
-    from agents.task import Task
-    from envs.batch import OutcomeBatches
+    from agents.task import task_of
 
     seed = _seed_of(job[0])
     prepare(seed, threads=1)
-    rows = learnable(table.split("train"), config.reward, config.smoothing, model)
-    held_out = OutcomeBatches(table.split("validation"), config.reward, rows.normaliser)
-    task = Task(rows, held_out, agent_config(config), seed)
+    task = task_of(table.split("train"), table.split("validation"), agent_config(config), seed, model)
     place = _network_of(job)
     highest = max(alpha for (alpha, _), _ in job)
     found = _network(place)

@@ -176,7 +176,7 @@ def test_never_ships_where_what_was_learned_breaks_the_limit_and_earns_less(
 
 
 def test_of_many_validation_rows_a_fixed_sample_is_used(table: OutcomeTable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agents.train.HELD_OUT_ROWS", 50)
+    monkeypatch.setattr("agents.task.HELD_OUT_ROWS", 50)
     judged: list[int] = []
     config = dataclasses.replace(CONFIG, total_timesteps=400, curriculum=CurriculumConfig(steps=0))
     one = _train(table, config, measure=lambda actions: judged.append(len(actions)) or {})

@@ -6,6 +6,7 @@ import csv
 import json
 import multiprocessing
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -157,3 +158,15 @@ def test_trouble_in_a_worker_is_told_in_one_line(
     told = capsys.readouterr().err
     assert told.count("\n") == 1
     assert "lagrangian.limit must be one number or 1" in told
+
+
+@pytest.mark.parametrize("agent", ["ppo", "exact"])
+def test_a_constraint_that_no_validation_row_measures_is_refused(
+    make_table: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], agent: str
+) -> None:
+    table = make_table(tmp_path / "table", measured=False)
+    one = ["--pareto.seeds", "1", "--pareto.workers", "1", "--agent", agent]
+    assert main(options(table, tmp_path / "run", "[0]", *one)) == 1
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "no validation row that measures it" in told
