@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
@@ -31,9 +31,6 @@ from safe_rl.tuning.journal import open_journal
 from safe_rl.tuning.owner import SILENCE, Owner, is_gone
 from supervised.differences import differences
 from supervised.errors import ConfigError
-
-if TYPE_CHECKING:
-    pass
 
 ORIGIN, OWNER, BEAT, REASON = "made_from", "owner", "beat", "reason"
 """User attributes: of the study, and of its trials."""
