@@ -96,6 +96,16 @@ def short_curriculum(config: RunConfig) -> str | None:
     )
 
 
+def unconstrained(config: RunConfig, table: OutcomeTable) -> str | None:
+    """Return one line if no train row belongs to a retention set, so that no limit holds; None: one does, or is off."""
+    if config.lagrangian.maximum == 0 or (table.split("train").retention_set >= 0).any():
+        return None
+    return (
+        f"the table in {table.directory} has no retention questions to learn from, so lagrangian.limit holds nothing; "
+        f"give some rows a retention set, or switch the constraints off with --lagrangian.maximum 0."
+    )
+
+
 def what_matters(config: RunConfig) -> dict[str, Any]:
     """Return the part of the configuration that changes what a policy learns."""
     return {name: to_dict(getattr(config, name)) for name in MATTERS[config.agent]}

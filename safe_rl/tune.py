@@ -40,7 +40,7 @@ def tune(command: TuneRun) -> None:
     from safe_rl.artefact import claim, refuse_stranger
     from safe_rl.pipeline import check_inputs, open_table
     from safe_rl.run_folder import RunFolder
-    from safe_rl.training import check_splits, short_curriculum
+    from safe_rl.training import check_splits, short_curriculum, unconstrained
     from safe_rl.tuning.space import check_space
     from safe_rl.tuning.study import TrialStudy, known_origin, origin
     from supervised.errors import ConfigError
@@ -68,7 +68,7 @@ def tune(command: TuneRun) -> None:
         lost = _run(table, config, study)
         _finish(table, study, place)
         folder.finish()
-    for line in filter(None, [short_curriculum(config), *lost]):
+    for line in filter(None, [unconstrained(config, table), short_curriculum(config), *lost]):
         print(f"warning: {line}", file=sys.stderr)
 
 

@@ -30,12 +30,12 @@ def write_table(
     seed: int = 0,
     provenance: dict[str, Any] | None = None,
     shares: Sequence[float] = SPLIT_SHARES,
-    measured: bool = True,
+    retained: Sequence[str] = TABLE_SPLITS,
 ) -> Path:
     """Write a table in which half of the questions need no sound, and the base can guess some of the others.
 
-    The state tells which is which, with noise; sound does a little harm where it is not needed. Where it is not to be
-    measured, no validation row belongs to the retention set.
+    The state tells which is which, with noise; sound does a little harm where it is not needed. Rows of the splits
+    in `retained` belong to the retention set.
     """
     rng = np.random.default_rng(seed)
     retention = rng.random(rows) < 0.5
@@ -54,8 +54,9 @@ def write_table(
         # Groups of two rows stay in one split.
         "split": np.repeat(rng.choice(4, (rows + 1) // 2, p=shares), 2)[:rows].astype(np.uint8),
     }
-    if not measured:
-        tensors["retention_set"][tensors["split"] == TABLE_SPLITS.index("validation")] = -1
+    for code, name in enumerate(TABLE_SPLITS):
+        if name not in retained:
+            tensors["retention_set"][tensors["split"] == code] = -1
     records = [
         {"id": f"q{i}", "question": "?", "answers": ["a"], "type": "vl" if calm else "audio", "predictions": ["a", "b"]}
         for i, calm in enumerate(retention)

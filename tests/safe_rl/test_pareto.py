@@ -164,7 +164,7 @@ def test_trouble_in_a_worker_is_told_in_one_line(
 def test_a_constraint_that_no_validation_row_measures_is_refused(
     make_table: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], agent: str
 ) -> None:
-    table = make_table(tmp_path / "table", measured=False)
+    table = make_table(tmp_path / "table", retained=["train", "calibration", "test"])
     one = ["--pareto.seeds", "1", "--pareto.workers", "1", "--agent", agent]
     assert main(options(table, tmp_path / "run", "[0]", *one)) == 1
     told = capsys.readouterr().err

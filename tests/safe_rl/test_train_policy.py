@@ -178,6 +178,17 @@ def test_training_that_ends_before_alpha_is_final_is_warned_of(
     assert "curriculum" not in capsys.readouterr().err
 
 
+def test_a_table_without_retention_questions_is_warned_of(
+    make_table: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick = "--seeds 1 --agent exact --exact.steps 20 --exact.judgements 2 --smoothing.trees 0".split()
+    argv = options(make_table(tmp_path / "table", retained=[]), tmp_path / "run", *quick)
+    assert main(argv) == 0
+    assert "no retention questions to learn from, so lagrangian.limit holds nothing" in capsys.readouterr().err
+    assert main([*argv, "--lagrangian.maximum", "0", "--run_dir", str(tmp_path / "free")]) == 0
+    assert "no retention questions" not in capsys.readouterr().err
+
+
 def test_the_provenance_of_a_table_says_whether_gate_zero_is_exact(
     make_table: Callable[..., Path], tmp_path: Path
 ) -> None:
