@@ -34,13 +34,13 @@ class CostActorCriticPolicy(ActorCriticPolicy):
     """Policy, reward critic and `n_constraints` cost critics on one features extractor.
 
     Args:
-        observation_space: a Box, or a Dict of Boxes (flattened and joined in the order of the space).
+        observation_space: what stable-baselines3 takes; a Dict is flattened and joined in the order of the space.
         action_space: what stable-baselines3's PPO takes.
         lr_schedule: learning rate as a function of the remaining progress.
         n_constraints: number of cost critics K.
         net_arch: hidden widths, as in stable-baselines3; the cost critics take those of the reward critic.
         activation_fn: between the layers.
-        features_extractor_class: None: flatten a Box, join a Dict.
+        features_extractor_class: None: flatten, and join a Dict.
         features_extractor_kwargs: for the features extractor.
         ortho_init: whether weights are orthogonal at first.
         log_std_init: logarithm of the standard deviation of Box actions at first.

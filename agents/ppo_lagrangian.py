@@ -48,7 +48,7 @@ class PPOLagrangian(PPO):
             return new arrays from every step.
         config: PPO's settings; `num_envs` belongs to whoever makes the environment and is not read here. None: the
             defaults of stable-baselines3.
-        lagrangian: limits and multiplier.
+        lagrangian: limits and multiplier; None: those of the audio gate, a limit of 0.003.
         n_constraints: K; None: as many as the retention buffer has, or as limits are given.
         retention: where the expected cost is computed exactly (discrete actions); None: mean of the rollout's episodes.
         policy_kwargs: for the policy; `n_constraints` comes from the agent, `net_arch` and `activation_fn` from the
