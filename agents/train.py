@@ -44,12 +44,12 @@ class TrainedAgent:
     reachable: float | None = None
     """Utility on the validation rows of taking what the outcome model says is best; None: there is no model."""
     fallback: Judgement | None = None
-    """What was learned, where it broke the limit and earned less than never using audio, which ships instead."""
+    """What was learned, where it earned less on the validation rows than never using audio, which ships instead."""
 
     @property
     def warning(self) -> str | None:
-        """One line for the user if the limit was not met or the policy collapsed; None if all is well."""
-        return " ".join(filter(None, [self._limit_warning(), self._collapse_warning()])) or None
+        """One line for the user if the limit was not met or audio is not decided on; None if all is well."""
+        return " ".join(filter(None, [self._limit_warning(), self._worse_warning(), self._collapse_warning()])) or None
 
     def _limit_warning(self) -> str | None:
         learned = self.fallback or self.selected
@@ -61,6 +61,12 @@ class TrainedAgent:
             f"{learned.excess:+.4f}): {cause}; {self._kept()}. "
             f"Raise lagrangian.limit or lagrangian.maximum, or train longer."
         )
+
+    def _worse_warning(self) -> str | None:
+        if self.fallback is None or not self.fallback.feasible:  # told with the limit
+            return None
+        kept = self._kept()
+        return f"{kept[0].upper()}{kept[1:]}. Lower reward.alpha or reward.gamma, or train longer."
 
     def _kept(self) -> str:
         if self.fallback is None:
@@ -140,7 +146,7 @@ def train_agent(
     activation = config.exact.activation if config.agent == "exact" else config.ppo.activation
     selected, fallback = task.selection.best, None
     never = task.selection.never(selected.step)
-    if not selected.feasible and never.utility > selected.utility:
+    if never.utility > selected.utility:  # it is within every limit
         selected, fallback, layers = never, selected, _never(layers)
     policy = GatePolicy(task.rows.normaliser, layers, train.table.actions, activation)
     return TrainedAgent(policy, selected, history, saturated, task.reachable, fallback)

@@ -156,6 +156,25 @@ def test_a_limit_that_is_not_met_gives_a_warning_in_one_line(table: OutcomeTable
 
 
 @pytest.mark.parametrize("agent", ["ppo", "exact"])
+def test_never_ships_where_what_was_learned_keeps_the_limit_and_earns_less(
+    make_table: Callable[..., OutcomeTable], agent: Any
+) -> None:
+    table = make_table()
+    split = table.split("validation")
+    split.score[:, 1] = np.where(split.retention_set >= 0, split.score[:, 0], 0.0)  # audio costs nothing, nor helps
+    loose = dataclasses.replace(CONFIG.lagrangian, limit=0.1)
+    config = dataclasses.replace(CONFIG, agent=agent, exact=EXACT, total_timesteps=1_000, lagrangian=loose)
+    trained = train_agent(table.split("train"), split, config, 0)
+    assert trained.fallback is not None
+    assert trained.fallback.feasible
+    assert trained.selected.usage == 0
+    assert not trained.policy.decide(table.split("train").observation(slice(None))).any()
+    assert trained.warning is not None
+    assert trained.warning.startswith("The learned policy earns less on the validation rows than never using audio")
+    assert "so never was kept. Lower reward.alpha" in trained.warning
+
+
+@pytest.mark.parametrize("agent", ["ppo", "exact"])
 def test_never_ships_where_what_was_learned_breaks_the_limit_and_earns_less(
     make_table: Callable[..., OutcomeTable], agent: Any
 ) -> None:
