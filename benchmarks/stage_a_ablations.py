@@ -64,6 +64,7 @@ def variants(run: RunConfig) -> dict[str, RunConfig]:
         "null space alone, no gate": replace(ungated, stage_a=replace(alone, guard=guarded)),
         "nothing holds, no gate": replace(ungated, stage_a=alone),
         "without a gate": ungated,
+        "null space, no gate": replace(ungated, stage_a=replace(run.stage_a, guard=guarded)),
         "cross-attention": model("fusion", kind="cross_attention"),
         "block": model("fusion", kind="block"),
         "at two layers": model("fusion", layers=(0, 2), residual="per_layer"),
