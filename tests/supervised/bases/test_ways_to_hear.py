@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from supervised.config import FusionConfig
 from supervised.errors import ModelError
 from supervised.obstacles import insertion_obstacle
 from supervised.parts import new_adapter
@@ -32,6 +33,10 @@ NO_TOKENS = {
 }
 NARROW = ("blip_2_opt", "instructblip_opt", "instructblipvideo")
 """Language models whose embeddings are narrower than their layers."""
+
+
+TOKENS: dict[str, Any] = {"injection": "tokens", "residual_scale": FusionConfig().residual_scale}
+"""Inserted tokens pass no fusion, so that a louder one is refused."""
 
 
 def _model(setting: Any, **fusion: Any) -> SafeModel:
@@ -86,10 +91,10 @@ def test_audio_tokens_can_be_inserted_or_the_reason_is_named(
         expected = NO_TOKENS.get(setting.family.name)
         assert reason.startswith((expected,) if expected else (CACHE, ROPE, TYPES, "its positions count padding"))
         with pytest.raises(ModelError, match=r"takes no inserted audio tokens: .*; use fusion\.injection residual"):
-            _model(setting, injection="tokens")
+            _model(setting, **TOKENS)
         return
     assert setting.family.name not in NO_TOKENS
-    model = _model(setting, injection="tokens")
+    model = _model(setting, **TOKENS)
     plain, heard = model.generate(inputs, max_new_tokens=3), model.generate(inputs, audio, max_new_tokens=3)
     assert not torch.allclose(heard.logits[0][:-1], plain.logits[0][:-1])
     _compare(setting, heard, plain, row=-1)  # nothing attends to the tokens of a row without audio
