@@ -35,15 +35,15 @@ def _per_constraint(name: str, limit: float | tuple[float, ...], n_constraints: 
 
 def _checked_limits(name: str, limit: Any, allowed: str) -> float | tuple[float, ...]:
     """Return one limit, or all of a list as a tuple, or raise the one-line error of what is neither."""
-    if not isinstance(limit, list | tuple):
-        limits = (limit,)
-    elif not (limits := tuple(limit)):
+    several = isinstance(limit, list | tuple)
+    limits = tuple(limit) if several else (limit,)
+    if not limits:
         raise ConfigError(f"{name} must be a number or a list of at least one, got []; use e.g. 0.003.")
     for value in limits:
         if not isinstance(value, Real):
             raise ConfigError(f"{name} must be {allowed}, got {limit!r}; use e.g. 0.003.")
         _require(name, number := float(value), allowed, number >= 0, "0.003")
-    return limits if isinstance(limit, list | tuple) else limit
+    return limits if several else limit
 
 
 def _require_activation(section: str, activation: str) -> None:

@@ -106,21 +106,16 @@ def task_of(
 def _refuse_unmeasured(train: TableSplit, validation: TableSplit) -> None:
     """Refuse a constraint that only counts as met as no validation row measures it, or that no train row teaches."""
     seen, measured = (set(np.unique(rows.retention_set).tolist()) for rows in (train, validation))
-    sets = list(enumerate(train.table.retention_sets))
-    untaught = [name for k, name in sets if k in measured - seen]
-    if untaught:
-        raise TableError(
-            f"The drop on {', '.join(untaught)} cannot be held below lagrangian.limit: the table in "
-            f"{train.table.directory} has {validation.name} rows of it, but no {train.name} row to learn from; move "
-            f"some there, or switch the constraints off with --lagrangian.maximum 0."
-        )
-    unmeasured = [name for k, name in sets if k in seen - measured]
-    if unmeasured:
-        raise TableError(
-            f"The drop on {', '.join(unmeasured)} cannot be held below lagrangian.limit: the table in "
-            f"{train.table.directory} has train rows of it, but no {validation.name} row that measures it; move some "
-            f"there, or switch the constraints off with --lagrangian.maximum 0."
-        )
+    untaught = (measured - seen, validation, f"no {train.name} row to learn from")
+    unmeasured = (seen - measured, train, f"no {validation.name} row that measures it")
+    for sets, there, lack in (untaught, unmeasured):
+        names = [name for k, name in enumerate(train.table.retention_sets) if k in sets]
+        if names:
+            raise TableError(
+                f"The drop on {', '.join(names)} cannot be held below lagrangian.limit: the table in "
+                f"{train.table.directory} has {there.name} rows of it, but {lack}; move some there, or switch the "
+                f"constraints off with --lagrangian.maximum 0."
+            )
 
 
 def _weighed(costs: tuple[np.ndarray, ...], weights: tuple[np.ndarray, ...]) -> np.ndarray:

@@ -27,16 +27,18 @@ class Questions(Sequence[tuple[int, Sample]]):
         return sum(self.sizes.values())
 
     def __getitem__(self, index: Any) -> Any:
-        for code, samples in self.parts:
-            if index < len(samples):
-                return code, samples[index]
-            index -= len(samples)
-        raise IndexError(index)
+        code, samples, place = self._find(index)
+        return code, samples[place]
 
     def located(self, index: int, error: DataError) -> DataError:
         """Return the error about a question with file and line, where it has such."""
-        for _, samples in self.parts:
+        _, samples, place = self._find(index)
+        return located(samples, place, str(error))
+
+    def _find(self, index: int) -> tuple[int, Sequence[Sample], int]:
+        """Return the code and the samples of the split that a question is in, and its place among them."""
+        for code, samples in self.parts:
             if index < len(samples):
-                return located(samples, index, str(error))
+                return code, samples, index
             index -= len(samples)
         raise IndexError(index)

@@ -270,6 +270,11 @@ class FusionConfig:
         if self.injection == "tokens":
             _check_no_fusion(self)
 
+    @property
+    def low_rank(self) -> bool:
+        """Whether queries and values are learned as LoRA."""
+        return self.kind in ("lora", "gated")
+
 
 FUSING = tuple(each.name for each in fields(FusionConfig) if each.name not in ("scope", "injection"))
 """Settings of the fusion that inserted tokens have no use for; `scope` does not hurt them."""

@@ -186,6 +186,6 @@ def _projector(config: ProjectorConfig) -> str:
 
 def _fusion(config: FusionConfig) -> str:
     """Return the fusion in words."""
-    rank = f", rank {config.lora_rank}" if config.kind in ("lora", "gated") else ""
+    rank = f", rank {config.lora_rank}" if config.low_rank else ""
     where = f"layers {', '.join(map(str, config.layers))}" if config.layers else "the merged embeddings"
     return f"{config.kind}{rank}, {config.heads} heads, at {where}"

@@ -8,7 +8,7 @@ never meets the audio of this one. Sequence length, positions and masks of the b
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -60,6 +60,20 @@ class _Call:
 
 
 @contextmanager
+def hooked(handles: Iterable[Any]) -> Iterator[None]:
+    """Within the block there are the hooks that are registered as `handles` is walked, each element one's handle."""
+    there: list[Any] = []
+    try:
+        with HOOK_LOCK:
+            there.extend(handles)
+        yield
+    finally:
+        with HOOK_LOCK:
+            for handle in there:
+                handle.remove()
+
+
+@contextmanager
 def hearing(stack: Any, adapter: Adapter, heard: Heard, layers: Sequence[int] = ()) -> Iterator[None]:
     """Within the block, calls of `stack` by this thread get prompts that contain the audio.
 
@@ -80,18 +94,12 @@ def hearing(stack: Any, adapter: Adapter, heard: Heard, layers: Sequence[int] = 
     blocks = text_layers(stack) if layers else ()
     hooks = [(stack, _stack_hook(adapter, call, fuses=not layers))]
     hooks += [(blocks[layer], _layer_hook(adapter, call, place)) for place, layer in enumerate(layers)]
-    handles: list[Any] = []
     _HEARING.now = True
     try:
-        for module, hook in hooks:
-            with HOOK_LOCK:
-                handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
-        yield
+        with hooked(module.register_forward_pre_hook(hook, with_kwargs=True) for module, hook in hooks):
+            yield
     finally:
         _HEARING.now = False
-        for handle in handles:
-            with HOOK_LOCK:
-                handle.remove()
 
 
 def text_layers(stack: Any) -> Sequence[nn.Module]:

@@ -14,7 +14,7 @@ import torch
 
 from supervised.base import LOAD_ERRORS, has_encoder, keeps_state, one_at_a_time, resolve_stack
 from supervised.config import FusionConfig
-from supervised.injection import HOOK_LOCK
+from supervised.injection import hooked
 
 _GAP = [1, 1, 0, 1, 1]
 
@@ -61,16 +61,11 @@ def counts_attended(base: Any) -> bool:
         if kwargs is not None and threading.get_ident() == thread:
             seen.append(kwargs.get("position_ids"))
 
-    with HOOK_LOCK:
-        handle = stack.register_forward_pre_hook(note, with_kwargs=True)
     try:
-        with one_at_a_time(base):
+        with hooked(each.register_forward_pre_hook(note, with_kwargs=True) for each in (stack,)), one_at_a_time(base):
             base.generate(input_ids=torch.full_like(mask, word), attention_mask=mask, max_new_tokens=1, do_sample=False)
     except LOAD_ERRORS:
         return False
-    finally:
-        with HOOK_LOCK:
-            handle.remove()
     if not seen or seen[0] is None:
         return False
     steps = seen[0][..., mask[0].bool()].diff(dim=-1)

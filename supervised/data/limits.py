@@ -12,6 +12,8 @@ MAX_CHANNELS = 16
 RATES = (1_000, 384_000)
 """Lowest and highest sampling rate that is read, in Hz."""
 MAX_PIXELS = 64_000_000
+TOLERANCE = 0.5
+"""Seconds that a file may end before its header says: containers round, and tracks differ in length."""
 
 
 def check_file(path: Path, name: str) -> None:
@@ -33,6 +35,14 @@ def check_clip(name: str, frames: int, channels: int, rate: int) -> None:
         raise DataError(f"{name} is empty; allowed: at least one sample; replace it or leave it out.")
     if frames > MAX_SECONDS * rate:
         raise DataError(f"{name} lasts {frames / rate:.0f} s; allowed: up to {MAX_SECONDS:.0f} s; cut it into clips.")
+
+
+def check_ends(name: str, there: float, promised: float) -> None:
+    """Refuse a file that ends, in seconds, before its header says."""
+    if there < promised - TOLERANCE:
+        raise DataError(
+            f"{name} is truncated: {there:.1f} s of {promised:.1f} s are there; copy it again or leave it out."
+        )
 
 
 def check_size(name: str, width: int, height: int) -> None:

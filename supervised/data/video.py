@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from supervised.data import limits
-from supervised.data.limits import check_clip, check_file, check_size, one_line
+from supervised.data.limits import check_clip, check_ends, check_file, check_size, one_line
 from supervised.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 MAX_FRAMES = 3
-TOLERANCE = 0.5
-"""Seconds that a file may end before its header says: containers round, and tracks differ in length."""
 _OPTIONS = {"format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi", "protocol_whitelist": "file"}
 """Play lists and other forms that name further files or addresses are never followed."""
 
@@ -139,10 +137,7 @@ def _walk(name: str, container: Any, stream: Any) -> tuple[float, float]:
     for each in container.streams.video[:1]:  # an AVI file's length is reckoned from its size; its frames are told
         if each.frames and each.average_rate:
             promised = max(promised, there + float((each.frames - pictures) / each.average_rate))
-    if there < promised - TOLERANCE:
-        raise DataError(
-            f"{name} is truncated: {there:.1f} s of {promised:.1f} s are there; copy it again or leave it out."
-        )
+    check_ends(name, there, promised)
     if last <= first:
         raise DataError(f"{name} has a length of zero; replace it or leave it out.")
     _check_length(name, last - first)

@@ -26,7 +26,7 @@ from supervised.encoders.features import AudioFeatures
 from supervised.fusion.cross_attention import CrossAttentionFusion
 from supervised.fusion.gated import GatedFusion, opened
 from supervised.fusion.parts import Listeners, Sound
-from supervised.injection import HOOK_LOCK
+from supervised.injection import hooked
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,6 @@ class Fused:
         size = torch.linalg.vector_norm(hidden, dim=-1)
         delta = torch.linalg.vector_norm(self.result.detach().float() - hidden, dim=-1)
         return delta / size.clamp(min=1e-12)
-
-    def residual_ratio(self) -> float:
-        """Return the mean of ||delta|| / ||x|| over the positions that hear; 0 where none does."""
-        return float(self.ratio.where(self.hears, 0).sum() / self.hears.sum().clamp(min=1))
 
     @property
     def untouched(self) -> bool:
@@ -150,15 +146,8 @@ def recording(adapter: Adapter) -> Iterator[list[Fused]]:
     A prompt that is read in one pass gives one entry per place; inserted audio tokens pass no fusion and give none.
     """
     recorder = _Recorder()
-    handles: list[Any] = []
-    try:
-        with HOOK_LOCK:
-            handles.extend(recorder.register(adapter))
+    with hooked(recorder.register(adapter)):
         yield recorder.seen
-    finally:
-        with HOOK_LOCK:
-            for handle in handles:
-                handle.remove()
 
 
 def fusions(adapter: Adapter) -> list[Any]:

@@ -74,7 +74,8 @@ def residual_scales(adapter: Adapter) -> list[float]:
 def fusion_sums(seen: Sequence[Fused]) -> Tensor:
     """Return what calls of an adapter add to `fusion_figures`, float64 (4,): calls and processes may be summed.
 
-    Sum of ||delta|| / ||x|| and number of positions that hear; sum of learned gates and their number.
+    Sum of ||delta|| / ||x|| and number of positions that hear; sum of learned gates and their number. It costs two
+    norms of the embeddings, no pass of the base.
     """
     sums = torch.zeros(4, dtype=torch.float64)
     for fused in seen:
@@ -89,7 +90,7 @@ def fusion_sums(seen: Sequence[Fused]) -> Tensor:
 def fusion_figures(adapter: Adapter, sums: Tensor) -> dict[str, float]:
     """Return what a training step logs from `fusion_sums`: residual_ratio, residual_scale, and open_gate of gated ones.
 
-    Nothing where nothing was fused. It costs two norms of the embeddings, no pass of the base.
+    Nothing where nothing was fused.
     """
     ratio, positions, gates, questions = sums.tolist()
     if not positions:

@@ -25,7 +25,7 @@ from supervised.diagnostics.recording import fusions
 from supervised.errors import ModelError
 from supervised.fusion.gated import GatedFusion
 from supervised.fusion.parts import Listeners, Sound
-from supervised.injection import HOOK_LOCK
+from supervised.injection import hooked
 from supervised.safe_model import SafeModel
 
 VOICES = 4
@@ -45,22 +45,17 @@ def coupled(model: SafeModel, factor: float) -> Iterator[None]:
         raise ModelError("inserted audio tokens have no residual to make larger; use fusion.injection residual.")
     scales = [fusion.residual_scale for fusion in fusions(model.adapter) if fusion.residual_scale is not None]
     before = [scale.detach().clone() for scale in scales]
-    handles: list[Any] = []
+    gated = [fusion for fusion in fusions(model.adapter) if isinstance(fusion, GatedFusion)]
     try:
-        with HOOK_LOCK:
-            gated = (fusion for fusion in fusions(model.adapter) if isinstance(fusion, GatedFusion))
-            handles.extend(fusion.register_forward_hook(_ungated) for fusion in gated)
         with torch.no_grad():
             for scale in scales:
                 scale.mul_(factor)
-        yield
+        with hooked(fusion.register_forward_hook(_ungated) for fusion in gated):
+            yield
     finally:
         with torch.no_grad():
             for scale, value in zip(scales, before, strict=True):
                 scale.copy_(value)
-        with HOOK_LOCK:
-            for handle in handles:
-                handle.remove()
 
 
 def _ungated(fusion: GatedFusion, args: tuple[Listeners, Sound], _: Tensor) -> Tensor:
@@ -78,13 +73,8 @@ def unisolated(model: SafeModel) -> Iterator[None]:
         everyone = replace(audio, present=torch.ones_like(audio.present))
         return type(adapter).forward(adapter, hidden, everyone, gate, torch.ones_like(hears), *rest, **kwargs)
 
-    with HOOK_LOCK:
-        handle = model.adapter.register_forward_hook(leak, with_kwargs=True)
-    try:
+    with hooked(each.register_forward_hook(leak, with_kwargs=True) for each in (model.adapter,)):
         yield
-    finally:
-        with HOOK_LOCK:
-            handle.remove()
 
 
 @contextmanager
@@ -97,15 +87,8 @@ def unmarked(model: SafeModel) -> Iterator[None]:
         only[:, 0] = only[:, -1] = False
         return listeners, replace(sound, mask=only)
 
-    handles: list[Any] = []
-    try:
-        with HOOK_LOCK:
-            handles.extend(fusion.register_forward_pre_hook(mask) for fusion in fusions(model.adapter))
+    with hooked(fusion.register_forward_pre_hook(mask) for fusion in fusions(model.adapter)):
         yield
-    finally:
-        with HOOK_LOCK:
-            for handle in handles:
-                handle.remove()
 
 
 def pressed(model: SafeModel, batches: Sequence[Questions]) -> list[Questions]:

@@ -40,7 +40,7 @@ class CrossAttentionFusion(nn.Module):
                 f"fusion.heads = {config.heads} does not divide the base's embedding width {width}; "
                 f"use e.g. {max(heads for heads in (1, 2, 4, 8) if not width % heads)}."
             )
-        if config.kind in ("lora", "gated") and config.lora_rank > width:
+        if config.low_rank and config.lora_rank > width:
             raise ModelError(
                 f"fusion.lora_rank is {config.lora_rank}, but the base's embeddings have a width of {width}; "
                 f"use 1 to {width}, or fusion.kind cross_attention for whole matrices."
@@ -49,7 +49,7 @@ class CrossAttentionFusion(nn.Module):
         self.rms_match = config.rms_match
         self.embedding_rms = embedding_rms
         self.query_norm = nn.LayerNorm(width) if config.query_norm else None
-        if config.kind in ("lora", "gated"):
+        if config.low_rank:
             self.query: nn.Module = LowRank(width, config.lora_rank, config.lora_alpha)
             self.key: nn.Module = nn.Identity()
             self.value: nn.Module = LowRank(width, config.lora_rank, config.lora_alpha)

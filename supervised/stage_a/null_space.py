@@ -17,7 +17,7 @@ norm before the query would bend the inputs themselves, so it stands still.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from supervised.fusion.cross_attention import CrossAttentionFusion
 from supervised.fusion.lora import LowRank
-from supervised.injection import HOOK_LOCK
+from supervised.injection import hooked
 from supervised.stage_a.examples import Examples
 
 CHUNK = 64
@@ -134,12 +134,11 @@ def _moments(examples: Examples, rows: Sequence[int]) -> dict[str, Tensor]:
         return hook
 
     tops = adapter.fusion if isinstance(adapter.fusion, nn.ModuleList) else [adapter.fusion]
-    with ExitStack() as stack:
-        with HOOK_LOCK:
-            for top in tops:
-                stack.enter_context(top.register_forward_pre_hook(listen))
-            for name, fusion in _attentions(adapter).items():
-                stack.enter_context(fusion.query.register_forward_pre_hook(note(name)))
+    queries = {name: fusion.query for name, fusion in _attentions(adapter).items()}
+    with (
+        hooked(top.register_forward_pre_hook(listen) for top in tops),
+        hooked(query.register_forward_pre_hook(note(name)) for name, query in queries.items()),
+    ):
         for start in range(0, len(rows), CHUNK):
             batch = examples.batch(rows[start : start + CHUNK])
             examples.logits(batch, batch.audio, 1.0)
