@@ -22,7 +22,7 @@ PARTS = (1, 3)
 TRIALS = 5
 SEED = 5
 TRAIN = (
-    f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+    f"import sys\nsys.path.insert(0, {str(Path(__file__).parents[2] / 'helpers')!r})\n"
     + """
 import json
 import os

@@ -21,7 +21,7 @@ needs_deepspeed = pytest.mark.skipif(
 )
 
 TRAIN = (
-    f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+    f"import sys\nsys.path.insert(0, {str(Path(__file__).parents[2] / 'helpers')!r})\n"
     + """
 import sys
 from dataclasses import replace
