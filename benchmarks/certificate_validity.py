@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=1000, help="calibration sets of every population")
     draws = parser.parse_args().draws
     print(f"{'% of ' + str(draws) + ' draws':<20}{'certified breaks':>18}{'naive breaks':>14}{'certifies use':>15}")
-    figures = {}
+    figures: dict[str, float] = {}
     for name, population in POPULATIONS.items():
         certified, naive, something = simulate(population, draws)
         print(f"{name:<20}{100 * certified:>18.1f}{100 * naive:>14.1f}{100 * something:>15.1f}")

@@ -38,6 +38,7 @@ from envs.batch import OutcomeBatches
 from envs.config import RewardConfig
 from envs.known_optimum import KnownProblem, KnownTable, random_problem, write_known_table
 
+Agent = Literal["ppo", "exact"]
 ROWS = {"train": 24_000, "validation": 12_000, "calibration": 12_000, "test": 8_000}
 ENOUGH = 5_000
 """Retention rows of the smallest set, over train and validation, from which on the limit must hold."""
@@ -104,7 +105,7 @@ def write(directory: Path, kind: Kind, number: int) -> KnownTable:
 
 
 def compare(
-    known: KnownTable, kind: Kind, number: int, agents: list[str], seeds: int, config: AgentConfig
+    known: KnownTable, kind: Kind, number: int, agents: list[Agent], seeds: int, config: AgentConfig
 ) -> list[Outcome]:
     """Train every agent with every seed, and judge it and the lookup table."""
     limits = np.asarray(config.lagrangian.limits(known.problem.n_sets))
@@ -139,7 +140,7 @@ def compare(
                 validation,
                 replace(config, agent=agent),
                 seed,
-                outcome_model=model,  # type: ignore[arg-type]
+                outcome_model=model,
             )
             seconds = time.perf_counter() - start
             actions = trained.policy.decide(test.observation(slice(None)))

@@ -123,14 +123,14 @@ def train_ours(seed: int, steps: int) -> list[PointMass]:
 
 def train_omnisafe(seed: int, steps: int, multiplier: dict[str, float]) -> list[PointMass]:
     """Train OmniSafe's PPOLag, with changes of its multiplier's defaults; returns the point mass with what it noted."""
-    import omnisafe  # type: ignore[import-not-found]
+    import omnisafe
     import torch
     from gymnasium import spaces
-    from omnisafe.envs.core import CMDP, env_register  # type: ignore[import-not-found]
+    from omnisafe.envs.core import CMDP, env_register
 
     masses: list[PointMass] = []
 
-    class PointMassCmdp(CMDP):  # type: ignore[misc]
+    class PointMassCmdp(CMDP):
         _support_envs = ["PointMass-v0"]  # noqa: RUF012  # as OmniSafe's own environments
         _observation_space = spaces.Box(-3, 3, (3,), np.float32)
         _action_space = spaces.Box(-1, 1, (2,), np.float32)

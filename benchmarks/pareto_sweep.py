@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="policies per alpha")
     parser.add_argument("--workers", type=int, default=2, help="processes at once")
     options = parser.parse_args()
-    found = {}
+    found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         table = options.table
         if table is None:

@@ -71,13 +71,13 @@ class Run:
     drop: float = float("nan")
 
 
-class RowEnv(gymnasium.Env[np.ndarray, int]):
+class RowEnv(gymnasium.Env[np.ndarray, np.int64]):
     """One random row per episode, from arrays in memory."""
 
     def __init__(self, observations: np.ndarray, reward: np.ndarray) -> None:
         self.rows, self.reward = observations, reward
         self.observation_space = spaces.Box(-10, 10, (observations.shape[1],), np.float32)
-        self.action_space = spaces.Discrete(reward.shape[1])  # type: ignore[assignment]
+        self.action_space = spaces.Discrete(reward.shape[1])
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -87,7 +87,7 @@ class RowEnv(gymnasium.Env[np.ndarray, int]):
         self.row = int(self.np_random.integers(len(self.rows)))
         return self.rows[self.row], {}
 
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Look up the reward."""
         return self.rows[self.row], float(self.reward[self.row, action]), True, False, {}
 

@@ -8,7 +8,7 @@ stand after the picture, which is the worst case for `scope: suffix`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -107,13 +107,13 @@ def random_base(scale: Scale, device: str, dtype: torch.dtype) -> Any:
     return freeze(base)
 
 
-def safe_models(base: Any, scale: Scale, scopes: tuple[str, ...]) -> list[SafeModel]:
+def safe_models(base: Any, scale: Scale, scopes: tuple[Literal["prompt", "suffix"], ...]) -> list[SafeModel]:
     """Return a model per scope on one base, all with the same adapter; encoder and processor are not needed here."""
     nothing: Any = None
     rms, models = embedding_rms(base), []
     adapter: Adapter | None = None
     for scope in scopes:
-        config = ModelConfig(fusion=FusionConfig(heads=scale.heads, scope=scope))  # type: ignore[arg-type]
+        config = ModelConfig(fusion=FusionConfig(heads=scale.heads, scope=scope))
         if adapter is None:
             adapter = Adapter(config.projector, config.fusion, FEATURES[1], rms, embedding_mean(base).to(base.device))
             adapter = adapter.to(base.device)

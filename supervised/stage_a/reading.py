@@ -1,8 +1,8 @@
 """Batches read ahead while the model computes: what is drawn, made ready in a second thread, in the order of the draws.
 
-In: a source of rows with a state, such as `MixtureSampler`, and what makes a batch of rows. Out: batches, each with the
-state of the source right after its draw, so that a run that goes on from there draws what it would have drawn, however
-far was read ahead.
+In: a source of rows with a state, such as `Rows`, and what makes a batch of rows. Out: batches, each with the state of
+the source right after its draw, so that a run that goes on from there draws what it would have drawn, however far was
+read ahead.
 """
 
 from __future__ import annotations

@@ -81,13 +81,13 @@ class Bandit(VecEnv):
         return [False] * self.num_envs
 
 
-class Knapsack(gymnasium.Env[np.ndarray, int]):
+class Knapsack(gymnasium.Env[np.ndarray, np.int64]):
     """Items are offered one per step; action 1 takes the item: reward its gain, cost 1. Two actions, `length` steps."""
 
     def __init__(self, gains: list[float], length: int, cost: Any = 1.0, reward_of_skip: float = 0.0) -> None:
         self.gains, self.length, self.cost, self.reward_of_skip = gains, length, cost, reward_of_skip
         self.observation_space = spaces.Box(0, 1, (len(gains),), np.float32)
-        self.action_space = spaces.Discrete(2)  # type: ignore[assignment]
+        self.action_space = spaces.Discrete(2)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         super().reset(seed=seed)
@@ -98,7 +98,7 @@ class Knapsack(gymnasium.Env[np.ndarray, int]):
     def _item(self) -> int:
         return self.t if self.length > 1 else int(self.np_random.integers(len(self.gains)))
 
-    def step(self, action: int) -> Any:
+    def step(self, action: np.int64) -> Any:
         reward = self.gains[self.item] if action == 1 else self.reward_of_skip
         info = {} if self.cost is None else {"cost": self.cost * int(action == 1)}
         self.t += 1

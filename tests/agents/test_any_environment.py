@@ -111,17 +111,17 @@ def test_actions_that_do_not_begin_at_zero_are_refused() -> None:
 # -- time limits -----------------------------------------------------------------------------------------------------
 
 
-class Steady(gymnasium.Env[np.ndarray, int]):
+class Steady(gymnasium.Env[np.ndarray, np.int64]):
     """Reward 1 and costs 3 and 0 in every step, for ever: with a discount of 0.5 they are worth 2, 6 and 0."""
 
     observation_space = spaces.Box(-1, 1, (1,), np.float32)
-    action_space = spaces.Discrete(2)  # type: ignore[assignment]
+    action_space = spaces.Discrete(2)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         super().reset(seed=seed)
         return np.ones(1, np.float32), {}
 
-    def step(self, action: int) -> Any:
+    def step(self, action: np.int64) -> Any:
         return np.ones(1, np.float32), 1.0, False, False, {"cost": [3.0, 0.0]}
 
 

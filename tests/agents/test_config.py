@@ -40,9 +40,9 @@ def test_importing_the_configuration_imports_nothing_heavy() -> None:
         ),
         (lambda: LagrangianConfig(limit=()), r"lagrangian\.limit must be a number or a list of at least one, got \[\]"),
         (
-            lambda: LagrangianConfig(limit=[0.1, "much"]),
+            lambda: LagrangianConfig(limit=[0.1, "much"]),  # type: ignore[arg-type]
             r"lagrangian\.limit must be a number >= 0, .* got \[0\.1, 'much'\]",
-        ),  # type: ignore[arg-type]
+        ),
         (lambda: CertifyConfig(limit="0.01"), r"certify\.limit must be a number >= 0, .* or null, got '0\.01'"),  # type: ignore[arg-type]
         (
             lambda: LagrangianConfig(initial=30.0),
@@ -50,7 +50,7 @@ def test_importing_the_configuration_imports_nothing_heavy() -> None:
         ),
         (lambda: LagrangianConfig(limit=(0.1, 0.2)).limits(3), r"one number or 3 .* got 2: \[0\.1, 0\.2\]"),
         (lambda: LagrangianConfig(margin=-0.5), r"lagrangian\.margin must be >= 0, got -0\.5; use e\.g\. 1"),
-        (lambda: PPOConfig(activation="gelu"), r"ppo\.activation must be relu or tanh, got 'gelu'; use e\.g\. relu"),
+        (lambda: PPOConfig(activation="gelu"), r"ppo\.activation must be relu or tanh, got 'gelu'; use e\.g\. relu"),  # type: ignore[arg-type]
         (lambda: PPOConfig(averaging=1.0), r"ppo\.averaging must be at least 0 and below 1, got 1\.0"),
         (lambda: SmoothingConfig(trees=-1), r"smoothing\.trees must be a whole number >= 0, got -1; use e\.g\. \d+\."),
         (lambda: SmoothingConfig(min_leaf=0), r"smoothing\.min_leaf must be a whole number of at least 1, got 0"),
@@ -60,15 +60,15 @@ def test_importing_the_configuration_imports_nothing_heavy() -> None:
         (lambda: ExactConfig(learning_rate=-1.0), r"exact\.learning_rate must be > 0, got -1\.0"),
         (lambda: ExactConfig(entropy_coefficient=-0.1), r"exact\.entropy_coefficient must be >= 0, got -0\.1"),
         (lambda: ExactConfig(hidden=(0,)), r"exact\.hidden must be a list of widths of at least 1, got 0"),
-        (lambda: ExactConfig(activation="gelu"), r"exact\.activation must be relu or tanh, got 'gelu'"),
+        (lambda: ExactConfig(activation="gelu"), r"exact\.activation must be relu or tanh, got 'gelu'"),  # type: ignore[arg-type]
         (lambda: ExactConfig(averaging=-0.1), r"exact\.averaging must be at least 0 and below 1, got -0\.1"),
         (lambda: CurriculumConfig(steps=-1), r"curriculum\.steps must be a whole number >= 0, got -1"),
         (lambda: AgentConfig(total_timesteps=0), r"total_timesteps must be a whole number of at least 1, got 0"),
     ],
 )
-def test_a_value_out_of_range_is_refused_with_a_remedy(make: object, message: str) -> None:
+def test_a_value_out_of_range_is_refused_with_a_remedy(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make()  # type: ignore[operator]
+        make()
 
 
 def test_alpha_grows_linearly_over_absolute_steps() -> None:

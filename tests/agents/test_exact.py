@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -283,10 +284,10 @@ def test_a_limit_that_cannot_be_met_ends_at_the_maximum_and_is_told(table: Outco
 
 @pytest.mark.parametrize(("activation", "kind"), [("relu", nn.ReLU), ("tanh", nn.Tanh)])
 def test_the_policy_that_ships_is_the_network_that_was_trained(
-    table: OutcomeTable, activation: str, kind: type[nn.Module]
+    table: OutcomeTable, activation: Literal["relu", "tanh"], kind: type[nn.Module]
 ) -> None:
     assert isinstance(GateNetwork(3, (4,), 2, activation)[1], kind)
-    exact = dataclasses.replace(EXACT, activation=activation, steps=5, judgements=1)  # type: ignore[arg-type]
+    exact = dataclasses.replace(EXACT, activation=activation, steps=5, judgements=1)
     agent = _train(table, dataclasses.replace(CONFIG, exact=exact))
     assert agent.policy.activation == activation
     actions = agent.policy.decide(table.split("validation").observation(slice(None)))

@@ -54,16 +54,17 @@ class Tables:
         found = linprog(
             -np.tile(self.reward.ravel(), STEPS), costs, limits, flow.reshape(-1, n), start.ravel(), method="highs"
         )
+        assert found.fun is not None
         return float(-found.fun), -found.ineqlin.marginals
 
 
-class TablesEnv(gymnasium.Env[np.ndarray, int]):
+class TablesEnv(gymnasium.Env[np.ndarray, np.int64]):
     """One episode of a `Tables`; the observation is the state and the time, one-hot together."""
 
     def __init__(self, tables: Tables) -> None:
         self.tables = tables
         self.observation_space = spaces.Box(0, 1, (STEPS * STATES,), np.float32)
-        self.action_space = spaces.Discrete(ACTIONS)  # type: ignore[assignment]
+        self.action_space = spaces.Discrete(ACTIONS)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         super().reset(seed=seed)
@@ -73,7 +74,7 @@ class TablesEnv(gymnasium.Env[np.ndarray, int]):
     def _observation(self) -> np.ndarray:
         return np.eye(STEPS * STATES, dtype=np.float32)[min(self.t, STEPS - 1) * STATES + self.s]
 
-    def step(self, action: int) -> Any:
+    def step(self, action: np.int64) -> Any:
         reward, cost = self.tables.reward[self.s, action], self.tables.cost[:, self.s, action]
         self.s = int(np.searchsorted(self.tables.move[self.s, action].cumsum()[:-1], self.np_random.random()))
         self.t += 1

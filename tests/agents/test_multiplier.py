@@ -102,7 +102,7 @@ def test_the_multiplier_never_leaves_its_bounds(update: Any, costs: list[float],
 def test_without_gains_pi_and_pid_are_dual_ascent(costs: list[float]) -> None:
     values = []
     for update in ("sgd", "pi", "pid"):
-        config = LagrangianConfig(limit=1.0, lr=0.3, update=update, proportional=0, derivative=0)  # type: ignore[arg-type]
+        config = LagrangianConfig(limit=1.0, lr=0.3, update=update, proportional=0, derivative=0)
         multiplier = LagrangeMultiplier(config)
         values.append([multiplier.update([cost])[0] for cost in costs])
     assert values[0] == values[1] == values[2]

@@ -23,10 +23,10 @@ from supervised.errors import ConfigError
 
 OWN = {"policy", "env", "policy_kwargs", "seed", "device", "tensorboard_log", "verbose", "_init_setup_model", "self"}
 """Arguments of stable-baselines3's PPO that the constructor has itself."""
-SMALL = {"n_steps": 8, "batch_size": 8, "n_epochs": 2, "learning_rate": 1e-3}
+SMALL: Keywords = {"n_steps": 8, "batch_size": 8, "n_epochs": 2, "learning_rate": 1e-3}
 
 
-class Pictures(gymnasium.Env[np.ndarray, int]):
+class Pictures(gymnasium.Env[np.ndarray, np.int64]):
     """One step per episode: earn 1 for action 1, which costs as much, before a picture that means nothing."""
 
     observation_space = spaces.Box(0, 255, (36, 40, 3), np.uint8)
@@ -36,7 +36,7 @@ class Pictures(gymnasium.Env[np.ndarray, int]):
         super().reset(seed=seed)
         return self.np_random.integers(0, 256, (36, 40, 3), dtype=np.uint8), {}
 
-    def step(self, action: int) -> Any:
+    def step(self, action: np.int64) -> Any:
         picture = self.np_random.integers(0, 256, (36, 40, 3), dtype=np.uint8)
         return picture, float(action), True, False, {"cost": float(action)}
 
@@ -114,7 +114,8 @@ def test_keywords_change_the_configuration_that_is_given() -> None:
 
 def test_an_agent_made_by_keywords_is_saved_with_them(tmp_path: Path) -> None:
     limit = LagrangianConfig(limit=0.5)
-    model = PPOLagrangian("MlpPolicy", Forces(), lagrangian=limit, seed=0, ent_coef=0.25, **SMALL).learn(16)  # type: ignore[arg-type]
+    given: Keywords = {**SMALL, "ent_coef": 0.25}
+    model = PPOLagrangian("MlpPolicy", Forces(), lagrangian=limit, seed=0, **given).learn(16)
     model.save(tmp_path / "agent")
     loaded = PPOLagrangian.load(tmp_path / "agent", env=Forces())
     assert (loaded.config, loaded.ent_coef, loaded.n_steps) == (model.config, 0.25, 8)
@@ -122,7 +123,7 @@ def test_an_agent_made_by_keywords_is_saved_with_them(tmp_path: Path) -> None:
 
 
 def test_pictures_are_seen_through_convolutions(tmp_path: Path) -> None:
-    model = PPOLagrangian("CnnPolicy", DummyVecEnv([Pictures] * 2), lagrangian=LagrangianConfig(limit=0.5), **SMALL)  # type: ignore[arg-type]
+    model = PPOLagrangian("CnnPolicy", DummyVecEnv([Pictures] * 2), lagrangian=LagrangianConfig(limit=0.5), **SMALL)
     assert isinstance(model.policy.features_extractor, NatureCNN)
     before = [parameter.clone() for parameter in model.policy.features_extractor.parameters()]
     model.learn(32)
@@ -130,7 +131,7 @@ def test_pictures_are_seen_through_convolutions(tmp_path: Path) -> None:
     assert not any(torch.equal(one, other) for one, other in zip(before, after, strict=True))
     model.save(tmp_path / "agent")
     loaded = PPOLagrangian.load(tmp_path / "agent", env=DummyVecEnv([Pictures] * 2))
-    seen = loaded.get_env().reset()  # type: ignore[union-attr]
+    seen = loaded.get_env().reset()
     assert np.array_equal(loaded.predict(seen, deterministic=True)[0], model.predict(seen, deterministic=True)[0])
 
 
@@ -150,7 +151,7 @@ def test_arguments_of_the_policy_are_taken() -> None:
         "share_features_extractor": True,
         "full_std": True,
     }
-    model = PPOLagrangian("MlpPolicy", Forces(), policy_kwargs=arguments, **SMALL).learn(8)  # type: ignore[arg-type]
+    model = PPOLagrangian("MlpPolicy", Forces(), policy_kwargs=arguments, **SMALL).learn(8)
     assert isinstance(model.policy.optimizer, torch.optim.RMSprop)
     assert model.policy.optimizer.param_groups[0]["alpha"] == 0.5
     assert model.policy.log_std.mean().item() == pytest.approx(-2.0, abs=0.1)

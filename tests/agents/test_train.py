@@ -30,8 +30,8 @@ CONFIG = AgentConfig(
 EXACT = ExactConfig(hidden=(16,), steps=40, batch_size=200, judgements=4)
 
 
-def _train(table: OutcomeTable, config: AgentConfig = CONFIG, seed: int = 0, **options: object) -> TrainedAgent:
-    return train_agent(table.split("train"), table.split("validation"), config, seed, **options)  # type: ignore[arg-type]
+def _train(table: OutcomeTable, config: AgentConfig = CONFIG, seed: int = 0, **options: Any) -> TrainedAgent:
+    return train_agent(table.split("train"), table.split("validation"), config, seed, **options)
 
 
 def _stop_at(step: int) -> Callable[[int, dict[str, float]], None]:

@@ -122,6 +122,7 @@ def sixty(many_samples: list[Sample], tmp_path: Path) -> Path:
     from dataclasses import replace
 
     import soundfile
+    from PIL import Image
 
     from supervised.data.manifest import write_manifest
     from supervised.data.sample import Waveform
@@ -130,8 +131,8 @@ def sixty(many_samples: list[Sample], tmp_path: Path) -> Path:
     for sample in many_samples * 2:
         name = f"{sample.id}-{len(samples)}"
         image, audio = tmp_path / f"{name}.png", None
-        assert sample.image is not None
-        sample.image.save(image)  # type: ignore[union-attr]
+        assert isinstance(sample.image, Image.Image)
+        sample.image.save(image)
         if isinstance(sample.audio, Waveform):
             audio = tmp_path / f"{name}.flac"
             soundfile.write(audio, sample.audio.samples, sample.audio.rate)

@@ -44,10 +44,10 @@ def test_stable_baselines3_checks_the_environment_without_a_warning(env: AudioGa
 
 def test_three_actions_one_feature_and_no_retention_set_pass_both_checkers(tmp_path: Path) -> None:
     rows = 4
-    tensors = {
+    tensors: dict[str, np.ndarray] = {
         "question": np.eye(rows, 3, dtype=np.float32),
-        "score": np.tile(np.float32([0, 0.5, 1]), (rows, 1)),
-        "latency_ms": np.tile(np.float32([10, 20, 40]), (rows, 1)),
+        "score": np.tile(np.array([0, 0.5, 1], dtype=np.float32), (rows, 1)),
+        "latency_ms": np.tile(np.array([10, 20, 40], dtype=np.float32), (rows, 1)),
         "retention_set": np.full(rows, -1, dtype=np.int16),
         "group": np.arange(rows, dtype=np.int64),
         "split": np.zeros(rows, dtype=np.uint8),
@@ -79,7 +79,8 @@ def test_the_specification_is_plain_json(synthetic_table: Path) -> None:
     made = gymnasium.make(ID, table=str(synthetic_table), alpha=0.2)
     assert made.spec is not None
     again = gymnasium.make(gymnasium.envs.registration.EnvSpec.from_json(made.spec.to_json()))
-    assert again.unwrapped.reward_config.alpha == 0.2  # type: ignore[attr-defined]
+    assert isinstance(again.unwrapped, AudioGateEnv)
+    assert again.unwrapped.reward_config.alpha == 0.2
 
 
 def test_reward_and_cost_are_those_of_the_whole_table(env: AudioGateEnv, synthetic_table: Path) -> None:

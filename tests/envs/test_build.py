@@ -308,7 +308,7 @@ def test_a_router_sees_nothing_of_the_base_pass(
     kept = layer.detach().clone()
     for _ in range(2):
         for mode in ("router", "cascade"):
-            passes = Passes(tiny_model, replace(CONFIG, cost_mode=mode), PROFILED)  # type: ignore[arg-type]
+            passes = Passes(tiny_model, replace(CONFIG, cost_mode=mode), PROFILED)
             seen.setdefault(mode, []).append(passes.base([passes.load(many_samples[0])]).features)
         with torch.no_grad():
             layer.mul_(-2.0)
@@ -354,5 +354,6 @@ def test_latencies_of_a_router_table_are_the_formula_by_hand(
 
 
 def _seconds(sample: Sample, model: Any) -> float:
-    clip = read_waveform(sample.audio, model.encoder.rate)  # type: ignore[arg-type]
+    assert sample.audio is not None
+    clip = read_waveform(sample.audio, model.encoder.rate)
     return clip.seconds

@@ -11,6 +11,7 @@ import pytest
 from envs.config import OutcomesConfig
 from envs.measure import gate_zero_is_exact, measure
 from supervised.data.sample import Sample
+from supervised.encoders.windows import WindowedEncoder
 from supervised.safe_model import SafeModel
 
 
@@ -26,7 +27,8 @@ def test_the_encoder_is_timed_though_its_features_are_kept(
         nonlocal passes
         passes += 1
 
-    hook = model.encoder.register_forward_pre_hook(count)  # type: ignore[attr-defined]
+    assert isinstance(model.encoder, WindowedEncoder)
+    hook = model.encoder.register_forward_pre_hook(count)
     measure(model, many_samples, config)
     hook.remove()
     assert passes >= 2 * config.latency_repeats  # two clips; everything else comes from the folder by now

@@ -15,7 +15,8 @@ from envs.part_rows import PartRows, remove_rows, shares
 
 def rows(sets: list[str], indices: list[int]) -> PartRows:
     column = np.array(indices, dtype=np.int16)
-    tensors = {"score": np.arange(2 * len(indices), dtype=np.float32).reshape(-1, 2), "retention_set": column}
+    score = np.arange(2 * len(indices), dtype=np.float32).reshape(-1, 2)
+    tensors: dict[str, np.ndarray] = {"score": score, "retention_set": column}
     return PartRows(tensors, [{"id": f"q{i}"} for i in range(len(indices))], [{"id": "x", "reason": "torn"}], sets)
 
 
@@ -33,8 +34,8 @@ def test_each_question_is_dealt_once_and_windows_are_those_of_one_process(
     size, total = window * windows + odd, position + further
     cuts = set()  # where windows end, with one process and with several
     for processes in (1, count):
-        place, seen = position, []
-        ends = set()
+        place, ends = position, set()
+        seen: list[int] = []
         while place < total:
             parts = shares(place, total, processes, size, window)
             assert len(parts) == processes

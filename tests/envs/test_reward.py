@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -79,6 +81,6 @@ def test_weights_below_zero_or_not_finite_are_refused(value: float) -> None:
         ({"feature_dtype": "int8"}, r"outcomes\.feature_dtype must be one of float16, float32"),
     ],
 )
-def test_a_wrong_build_configuration_is_refused(options: dict[str, object], message: str) -> None:
+def test_a_wrong_build_configuration_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        OutcomesConfig(**options)  # type: ignore[arg-type]
+        OutcomesConfig(**options)

@@ -170,7 +170,7 @@ def _with_budgets(folder: Path, tokens: tuple[int, ...] | None = (0, 4, 8, 16)) 
     header = Header(("skip", "use_4", "use_8", "use_16"), {"question": 1}, ("vl",), action_tokens=tokens)
     writer = TableWriter(folder, header)
     score = np.tile(np.array([0.0, 0.1, 0.2, 0.3], dtype=np.float32), (40, 1))
-    tensors = {
+    tensors: dict[str, np.ndarray] = {
         "question": np.arange(40, dtype=np.float32)[:, None],
         "score": score,
         "latency_ms": np.tile(np.array([10, 11, 12, 13], dtype=np.float32), (40, 1)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Literal
 
 import pytest
 import torch
@@ -12,13 +13,14 @@ from supervised.config import FusionConfig, ProjectorConfig
 from supervised.encoders.features import AudioFeatures
 from supervised.projectors.adaptive import AdaptiveProjector
 
-PROJECTORS = ("mlp", "adaptive", "resampler")
-FUSIONS = ("lora", "cross_attention", "block", "gated")
+Fusion = Literal["lora", "cross_attention", "block", "gated"]
+PROJECTORS: tuple[Literal["mlp", "adaptive", "resampler"], ...] = ("mlp", "adaptive", "resampler")
+FUSIONS: tuple[Fusion, ...] = ("lora", "cross_attention", "block", "gated")
 LAYERS: tuple[tuple[int, ...], ...] = ((), (0, 3))
 GRID = [
     pytest.param(
-        ProjectorConfig(kind=projector, tokens=4, bottleneck=8, heads=2),  # type: ignore[arg-type]
-        FusionConfig(kind=fusion, layers=layers, heads=2, residual_scale=0.5, residual="per_layer"),  # type: ignore[arg-type]
+        ProjectorConfig(kind=projector, tokens=4, bottleneck=8, heads=2),
+        FusionConfig(kind=fusion, layers=layers, heads=2, residual_scale=0.5, residual="per_layer"),
         id=f"{projector}-{fusion}-{len(layers)} layers",
     )
     for projector, fusion, layers in product(PROJECTORS, FUSIONS, LAYERS)

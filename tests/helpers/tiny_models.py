@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tiny_configurations import END, IMAGE, START, VOCABULARY, merge, shrink
@@ -98,7 +98,7 @@ class Setting:
         return self.model.base
 
 
-def make_setting(family: Family, dtype: str = "float32") -> Setting:
+def make_setting(family: Family, dtype: Literal["float32", "bfloat16"] = "float32") -> Setting:
     """Return a model of the family whose adapter speaks loudly enough to change answers before any training."""
     from supervised.parts import new_adapter
     from supervised.safe_model import SafeModel
@@ -111,7 +111,8 @@ def make_setting(family: Family, dtype: str = "float32") -> Setting:
     config = ModelConfig(fusion=FusionConfig(residual_scale=2.0), dtype=dtype)
     fit = Fit("", embedding_width(base), embedding_rms(base), "", TOKEN_DIM)
     torch.manual_seed(5)
-    model = SafeModel(base, None, None, new_adapter(config, fit, base), config, fit)
+    encoder: Any = None  # the audio is made, not encoded
+    model = SafeModel(base, None, encoder, new_adapter(config, fit, base), config, fit)
     return Setting(family, model, inputs, make_audio(len(inputs["input_ids"]), seed=0))
 
 

@@ -43,7 +43,7 @@ def write_table(
     heard = np.where(retention, guessed & (rng.random(rows) < 0.98), rng.random(rows) < 0.9)
     kind = np.where(retention, 1.0, -1.0)[:, None]
     sure = np.where(guessed, 1.0, -1.0)[:, None]
-    tensors = {
+    tensors: dict[str, np.ndarray] = {
         "question": (kind + 0.3 * rng.standard_normal((rows, 4))).astype(np.float16),
         "audio_preview": rng.standard_normal((rows, 3)).astype(np.float16),
         "confidence": (sure + 0.5 * rng.standard_normal((rows, 2))).astype(np.float16),

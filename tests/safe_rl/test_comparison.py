@@ -27,7 +27,7 @@ def other_table(folder: Path, actions: int = 2, columns: int = 6, retention: boo
     needed = rng.random(n) < 0.4
     harmed = ~needed & (rng.random(n) < 0.1)
     heard = [np.where(needed, rng.random(n) < 0.6 + 0.1 * a, ~harmed) for a in range(1, actions)]
-    tensors = {
+    tensors: dict[str, np.ndarray] = {
         "question": (np.where(needed, 1.0, -1.0)[:, None] + 0.7 * rng.standard_normal((n, 3))).astype(np.float32),
         "confidence": rng.standard_normal((n, columns)).astype(np.float32),
         "score": np.stack([~needed, *heard], axis=1).astype(np.float32),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,8 @@ TEMPLATES = [
 
 def music_avqa(root: Path, videos: int) -> Path:
     """Write questions about some videos, in the published form, with pictures and clips."""
-    rng, rows = np.random.default_rng(0), []
+    rng = np.random.default_rng(0)
+    rows: list[dict[str, Any]] = []
     for folder in ("frames", "audio"):
         (root / folder).mkdir(parents=True)
     for number in range(videos):
@@ -90,9 +92,9 @@ def test_missing_media_stop_the_import_or_are_counted(tmp_path: Path, capsys: py
     assert "avqa-test.json, row 4: no sound or video '00000001' under" in shown
     assert not out.exists()
     assert main([*command, "--on_error", "skip"]) == 0
-    shown = capsys.readouterr()
-    assert "left out because:\n          3  sound missing" in shown.out
-    assert f"warning: 3 left out; {tmp_path / 'music.left_out.jsonl'} says which and why." in shown.err
+    told = capsys.readouterr()
+    assert "left out because:\n          3  sound missing" in told.out
+    assert f"warning: 3 left out; {tmp_path / 'music.left_out.jsonl'} says which and why." in told.err
     assert len(read_manifest(out)) == 3
 
 

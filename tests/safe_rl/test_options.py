@@ -85,10 +85,10 @@ def test_a_resolved_configuration_reads_back_as_itself(tmp_path: Path) -> None:
     ("given", "limit"), [("1e-3", 1e-3), ("1", 1.0), ("[1e-3, 2]", (1e-3, 2.0)), ("[0.5]", (0.5,))]
 )
 def test_one_number_or_a_list_are_read_alike_from_file_and_command_line(
-    tmp_path: Path, given: str, limit: object
+    tmp_path: Path, given: str, limit: float | tuple[float, ...]
 ) -> None:
     from_file = read("--config", yaml(tmp_path, f"prices:\n  limit: {given}\n"))
-    assert from_file == read("--prices.limit", given) == Run(Prices(limit=limit))  # type: ignore[arg-type]
+    assert from_file == read("--prices.limit", given) == Run(Prices(limit=limit))
     hash(from_file)
 
 

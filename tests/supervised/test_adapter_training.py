@@ -10,6 +10,7 @@ from supervised.base import weights_sha256
 from supervised.config import ModelConfig
 from supervised.data.sample import Sample
 from supervised.encoders.features import AudioFeatures
+from supervised.encoders.windows import WindowedEncoder
 from supervised.safe_model import SafeModel
 
 Setting = tuple[SafeModel, Any, AudioFeatures]
@@ -57,6 +58,7 @@ def test_gradients_reach_every_part_of_the_adapter_and_nothing_else(
             assert parameter.grad is not None, name
             assert parameter.grad.abs().sum() > 0, name  # LoRA's A gets its first one in step 2
     assert all(parameter.grad is None for parameter in fresh.base.parameters())
+    assert isinstance(fresh.encoder, WindowedEncoder)
     assert all(parameter.grad is None for parameter in fresh.encoder.parameters())
     assert weights_sha256(fresh.base) == before == fresh.fit.base_sha256
 

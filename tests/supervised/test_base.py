@@ -156,8 +156,10 @@ def test_calls_of_a_base_with_state_wait_for_each_other_and_others_do_not() -> N
             thread.join()
         return most
 
-    stateful = nn.Linear(1, 1)
-    stateful.rope_deltas = None
+    class Stateful(nn.Linear):
+        rope_deltas: torch.Tensor | None = None
+
+    stateful = Stateful(1, 1)
     assert keeps_state(stateful)
     assert most_at_once(stateful) == 1
     assert most_at_once(nn.Linear(1, 1)) == 3

@@ -324,6 +324,6 @@ def test_samples_without_pictures_are_refused(
 @pytest.mark.parametrize(
     ("name", "value"), [("steps", 0), ("seed", -1), ("lr", 0.0), ("clip_norm", float("inf")), ("weight_decay", -1.0)]
 )
-def test_settings_out_of_range_are_refused(name: str, value: float) -> None:
+def test_settings_out_of_range_are_refused(name: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=rf"bridge\.{name} must .*, got {value}; use e\.g\."):
         BridgeConfig(**{name: value})

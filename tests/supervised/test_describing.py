@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -53,10 +54,10 @@ def test_the_demo_is_counted_as_it_is_built() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
-def test_a_folder_is_counted_as_it_is_built(tiny_config: ModelConfig, dtype: str) -> None:
+def test_a_folder_is_counted_as_it_is_built(tiny_config: ModelConfig, dtype: Literal["auto", "bfloat16"]) -> None:
     config = replace(
         tiny_config,
-        dtype=dtype,  # type: ignore[arg-type]
+        dtype=dtype,
         projector=ProjectorConfig(kind="resampler", bottleneck=8),
         fusion=FusionConfig(kind="gated", layers=(0, 1), residual="fixed"),
     )
@@ -181,9 +182,9 @@ def test_gpt2_with_clip_by_hand() -> None:
         ({"fusion": FusionConfig(layers=(0, 40))}, "names layer 40, but the base's text stack has 32 layers"),
     ],
 )
-def test_what_cannot_be_described_is_one_line(options: dict[str, object], message: str) -> None:
+def test_what_cannot_be_described_is_one_line(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=f"^[^\n]*{message}[^\n]*$"):
-        describe(replace(LLAVA_7B, **options))  # type: ignore[arg-type]
+        describe(replace(LLAVA_7B, **options))
 
 
 def test_a_folder_is_believed_before_what_is_shipped(

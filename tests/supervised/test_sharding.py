@@ -123,8 +123,8 @@ def check_equal(found: list[int], expected: list[int], exact: bool) -> None:
     """Two tensors, given as the integers that their bits are, hold the same numbers."""
     if exact:
         assert found == expected
-    numbers = (np.array(bits, dtype=np.int32).view(np.float32) for bits in (found, expected))
-    np.testing.assert_allclose(*numbers, rtol=1e-5, atol=1e-6)
+    left, right = (np.array(bits, dtype=np.int32).view(np.float32) for bits in (found, expected))
+    np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -80,7 +80,7 @@ def test_with_method_drop_gains_pay_for_harms() -> None:
     use, grid = np.tile([0.9, 0.1], 1000), np.array([NEVER, 0.5, 0.0])
     harm = np.where(use > 0.5, np.tile([1.0, 0.0, -1.0, 0.0], 500), 0.0)  # a quarter harmed, a quarter helped
     by_method = {
-        method: choose_threshold(rows_of(use, harm), {"vl": 0.1}, CertifyConfig(method=method), grid)  # type: ignore[arg-type]
+        method: choose_threshold(rows_of(use, harm), {"vl": 0.1}, CertifyConfig(method=method), grid)
         for method in ("harm", "drop")
     }
     assert by_method["harm"].threshold == NEVER
@@ -248,14 +248,14 @@ def test_a_long_grid_is_thinned_evenly_and_keeps_its_ends() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**31), st.sampled_from(["harm", "usage", "drop"]))
-def test_a_wider_promise_never_certifies_less(seed: int, method: str) -> None:
+def test_a_wider_promise_never_certifies_less(seed: int, method: Literal["harm", "usage", "drop"]) -> None:
     rng = np.random.default_rng(seed)
     use = rng.random(300).round(2)
     rows = rows_of(use, rng.choice([-1, 0, 1], 300, p=[0.03, 0.9, 0.07]))
     grid = threshold_grid(np.linspace(0, 1, 40), 40)
 
     def passed(limit: float, delta: float) -> int:
-        config = CertifyConfig(method=method, delta=delta)  # type: ignore[arg-type]
+        config = CertifyConfig(method=method, delta=delta)
         return choose_threshold(rows, {"vl": limit}, config, grid).passed
 
     by_limit = [passed(limit, 0.05) for limit in (0.0, 0.02, 0.05, 0.2, 1.0)]

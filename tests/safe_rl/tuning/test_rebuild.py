@@ -47,6 +47,7 @@ def test_a_trial_that_gives_something_else_is_told(
     shutil.copytree(finished_study, other)
     journal = other / "tune" / "journal.log"
     value = stored(other)[1].value
+    assert value is not None
     text = journal.read_text()
     assert str(value) in text
     journal.write_text(text.replace(str(value), str(value + 0.25)))

@@ -7,6 +7,7 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.distributions import FloatDistribution
 
 from agents.config import LagrangianConfig, PPOConfig
 from envs.config import RewardConfig
@@ -44,8 +45,11 @@ def test_null_keeps_the_value_of_the_run() -> None:
 
 def test_scales_are_those_that_the_space_names() -> None:
     space = distributions(run_with(logarithmic=("clip_range",)))
-    assert space["ppo.clip_range"].log
-    assert not space["ppo.learning_rate"].log
+    clip_range, learning_rate = space["ppo.clip_range"], space["ppo.learning_rate"]
+    assert isinstance(clip_range, FloatDistribution)
+    assert isinstance(learning_rate, FloatDistribution)
+    assert clip_range.log
+    assert not learning_rate.log
 
 
 def test_what_is_drawn_becomes_a_run() -> None:

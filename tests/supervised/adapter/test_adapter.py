@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -74,8 +74,10 @@ def test_a_saved_adapter_of_any_kind_says_the_same_when_it_is_loaded(tmp_path: P
     hidden, audio = torch.randn(2, 3, 8), new_features([True, True])
     for number, param in enumerate(GRID):
         projector, fusion = param.values
-        adapter, folder = trained_adapter(projector, fusion), tmp_path / str(number)  # type: ignore[arg-type]
-        config = ModelConfig(projector=projector, fusion=fusion)  # type: ignore[arg-type]
+        assert isinstance(projector, ProjectorConfig)
+        assert isinstance(fusion, FusionConfig)
+        adapter, folder = trained_adapter(projector, fusion), tmp_path / str(number)
+        config = ModelConfig(projector=projector, fusion=fusion)
         save_adapter(folder, adapter, config, Fit("a", 8, 0.5, "b", 6))
         found, _, weights = read_adapter(folder)
         assert found == config
@@ -187,8 +189,9 @@ def test_the_residual_scale_is_fixed_or_shared_or_each_layers_own(residual: Any,
 
 
 def test_a_single_place_has_one_residual_scale_trained_or_not() -> None:
-    for residual, trained in (("fixed", False), ("learned", True), ("per_layer", True)):
-        adapter = new_adapter(fusion=FusionConfig(heads=2, residual=residual))  # type: ignore[arg-type]
+    kinds: dict[Literal["fixed", "learned", "per_layer"], bool] = {"fixed": False, "learned": True, "per_layer": True}
+    for residual, trained in kinds.items():
+        adapter = new_adapter(fusion=FusionConfig(heads=2, residual=residual))
         assert adapter.get_parameter("fusion.residual_scale").requires_grad == trained
 
 

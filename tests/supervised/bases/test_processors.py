@@ -69,7 +69,7 @@ PROCESSOR: dict[str, dict[str, Any]] = {
 def _pictures(family: str) -> Any:
     import transformers
 
-    kind, settings = {
+    processors: dict[str, tuple[str, dict[str, Any]]] = {
         "blip_2_opt": ("BlipImageProcessorPil", {"size": SQUARE}),
         "blip_2_t5": ("BlipImageProcessorPil", {"size": SQUARE}),
         "gemma3": ("Gemma3ImageProcessorPil", {"size": SQUARE}),
@@ -79,7 +79,8 @@ def _pictures(family: str) -> Any:
         "paligemma": ("SiglipImageProcessorPil", {"size": SQUARE, "image_seq_length": 16}),
         "qwen2_vl": ("Qwen2VLImageProcessorPil", {"patch_size": 8, "min_pixels": 256, "max_pixels": 1024}),
         "smolvlm": ("SmolVLMImageProcessorPil", {"size": EDGE, "max_image_size": EDGE, "do_image_splitting": False}),
-    }[family]
+    }
+    kind, settings = processors[family]
     return getattr(transformers, kind)(**settings)
 
 

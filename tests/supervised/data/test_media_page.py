@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,9 +33,9 @@ def test_the_pages_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             file.write(json.dumps(row | {"retention_set": None if number % 4 else "vqav2"}) + "\n")
     (script,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
     exec(script.replace("10_000", "20"), names)
     batch = names["batch"]
     assert isinstance(batch, list)
     assert [sample.retention_set for sample in batch] == [None] * 16 + ["vqav2"] * 16
-    assert len(names["held_out"]) == 20  # type: ignore[arg-type]
+    assert len(names["held_out"]) == 20

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,9 +138,10 @@ def test_only_usable_questions_are_drawn() -> None:
         ({"weights": {"gqa": float("nan")}}, "weights must be 0 or more and finite"),
     ],
 )
-def test_nonsense_is_refused(options: dict[str, object], message: str) -> None:
+def test_nonsense_is_refused(options: dict[str, Any], message: str) -> None:
+    given: dict[str, Any] = {"batch_size": 4, **options}
     with pytest.raises(ConfigError, match=message):
-        MixtureSampler(make(), **({"batch_size": 4} | options))  # type: ignore[arg-type]
+        MixtureSampler(make(), **given)
 
 
 def test_a_kind_without_questions_is_refused_unless_the_share_asks_for_none() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from supervised.data.source import open_split
 from supervised.errors import ConfigError, DataError
 
 RATE = 1_000
+FLOAT32 = np.dtype(np.float32)
 CLIP = Waveform(np.sin(np.arange(3_000) / 7).astype(np.float32) * np.float32(0.4), RATE)
 ALL = PreprocessConfig(gain_db=6, noise_snr_db=20, shift_seconds=0.5, mask_seconds=0.5)
 
@@ -40,13 +42,13 @@ def test_by_default_samples_pass_through_untouched() -> None:
 def test_silence_has_the_length_of_the_clip_and_reaches_every_split() -> None:
     found = preprocessed([sample(audio=CLIP)], PreprocessConfig(silence=True, peak=True), augment=False)[0].audio
     assert isinstance(found, Waveform)
-    assert (found.rate, found.samples.shape, found.samples.dtype) == (CLIP.rate, CLIP.samples.shape, np.float32)
+    assert (found.rate, found.samples.shape, found.samples.dtype) == (CLIP.rate, CLIP.samples.shape, FLOAT32)
     assert not found.samples.any()
 
 
 def test_the_peak_becomes_one_and_silence_stays() -> None:
     found = peak_normalised(CLIP)
-    assert (np.abs(found.samples).max(), found.samples.dtype, found.rate) == (1.0, np.float32, RATE)
+    assert (np.abs(found.samples).max(), found.samples.dtype, found.rate) == (1.0, FLOAT32, RATE)
     np.testing.assert_allclose(found.samples, CLIP.samples / np.abs(CLIP.samples).max(), rtol=1e-6)
     silence = Waveform(np.zeros(5, np.float32), RATE)
     assert peak_normalised(silence) is silence
@@ -82,7 +84,7 @@ def test_augmentation_depends_on_seed_epoch_and_question_alone(seed: int, epoch:
         augmented(CLIP, config, epoch, name + "x"),
     ):
         assert not np.array_equal(first, other.samples)
-    assert (first.shape, first.dtype) == (CLIP.samples.shape, np.float32)
+    assert (first.shape, first.dtype) == (CLIP.samples.shape, FLOAT32)
     assert np.isfinite(first).all()
 
 
@@ -125,8 +127,9 @@ def test_one_stretch_is_masked_and_never_more_than_half(epoch: int, seconds: flo
 
 
 def test_all_four_change_something_in_some_epoch() -> None:
-    for change in ({"gain_db": 6.0}, {"noise_snr_db": 20.0}, {"shift_seconds": 0.5}, {"mask_seconds": 0.5}):
-        config = PreprocessConfig(**change)  # type: ignore[arg-type]
+    changes: dict[str, Any] = {"gain_db": 6.0, "noise_snr_db": 20.0, "shift_seconds": 0.5, "mask_seconds": 0.5}
+    for name, value in changes.items():
+        config = PreprocessConfig(**{name: value})
         assert config.augments
         assert not np.array_equal(augmented(CLIP, config, 0, "q").samples, CLIP.samples)
 
@@ -143,8 +146,10 @@ def test_only_questions_that_are_learned_from_are_augmented_and_epochs_differ() 
     assert isinstance(learned, PreprocessedSamples)
     first, again, second = (samples[0].audio for samples in (learned, learned.at_epoch(0), learned.at_epoch(1)))
     assert isinstance(first, Waveform)
-    np.testing.assert_array_equal(first.samples, again.samples)  # type: ignore[union-attr]
-    assert not np.array_equal(first.samples, second.samples)  # type: ignore[union-attr]
+    assert isinstance(again, Waveform)
+    assert isinstance(second, Waveform)
+    np.testing.assert_array_equal(first.samples, again.samples)
+    assert not np.array_equal(first.samples, second.samples)
     assert [part.id for part in learned[1:3]] == ["scenes-adapter-000001", "scenes-adapter-000002"]
 
 
@@ -182,6 +187,6 @@ def test_a_videos_frames_become_one_picture(tmp_path: Path) -> None:
         ({"seed": -1}, r"data\.preprocess\.seed must not be below 0, got -1"),
     ],
 )
-def test_settings_out_of_range_are_refused(values: dict[str, float], message: str) -> None:
+def test_settings_out_of_range_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        PreprocessConfig(**values)  # type: ignore[arg-type]
+        PreprocessConfig(**values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,10 +44,10 @@ def samples() -> list[Sample]:
 def attach(tiny_config: ModelConfig) -> Callable[..., SafeModel]:
     """Attach a new adapter of the given fusion to the tiny models."""
 
-    def make(**fusion: object) -> SafeModel:
+    def make(**fusion: Any) -> SafeModel:
         with torch.random.fork_rng():
             torch.manual_seed(4)
-            return SafeModel.attach(replace(tiny_config, fusion=FusionConfig(**fusion)))  # type: ignore[arg-type]
+            return SafeModel.attach(replace(tiny_config, fusion=FusionConfig(**fusion)))
 
     return make
 

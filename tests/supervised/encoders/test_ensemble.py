@@ -71,10 +71,10 @@ def test_the_tokens_of_one_encoder_are_joined_to_themselves(parts: tuple[tuple[i
 def test_tokens_of_several_encoders_are_projected_by_a_map_each() -> None:
     join = JoinedTokens(((2, 1), (1, 2)))
     with torch.no_grad():
-        join.maps[0].weight.copy_(torch.tensor([[2.0], [3.0]]))
-        join.maps[0].bias.copy_(torch.tensor([1.0, 0.0]))
-        join.maps[1].weight.copy_(torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
-        join.maps[1].bias.zero_()
+        join.get_parameter("maps.0.weight").copy_(torch.tensor([[2.0], [3.0]]))
+        join.get_parameter("maps.0.bias").copy_(torch.tensor([1.0, 0.0]))
+        join.get_parameter("maps.1.weight").copy_(torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
+        join.get_parameter("maps.1.bias").zero_()
     # The first encoder's padding, 99 here, must not be read.
     audio = _features(torch.tensor([[[1.0, 99.0], [2.0, 99.0], [5.0, 7.0]]]), torch.tensor([[True, False, True]]))
     tokens, mask = join(audio)
@@ -99,7 +99,9 @@ def test_every_encoders_map_learns_and_both_are_heard(ensemble_config: ModelConf
     audio = model.encode_audio([sample.audio for sample in tiny_samples[:2]])
     model.forward(inputs, audio).logits.float().square().mean().backward()
     for number in range(2):
-        assert model.adapter.get_parameter(f"join.maps.{number}.weight").grad.abs().sum() > 0
+        gradient = model.adapter.get_parameter(f"join.maps.{number}.weight").grad
+        assert gradient is not None
+        assert gradient.abs().sum() > 0
     with torch.no_grad():
         heard = model.forward(inputs, audio).logits
         for deaf in (slice(0, 64), slice(64, 439)):
@@ -119,9 +121,10 @@ def test_an_adapter_of_an_ensemble_is_saved_and_loaded(
     assert loaded.config.more_encoders == ensemble_config.more_encoders
     assert loaded.fit.token_parts == ((64, 16), (375, 24))
     clips = [sample.audio for sample in tiny_samples]
-    assert torch.equal(
-        loaded.project(loaded.encode_audio(clips)).spoken, model.project(model.encode_audio(clips)).spoken
-    )
+    found, expected = (each.project(each.encode_audio(clips)).spoken for each in (loaded, model))
+    assert found is not None
+    assert expected is not None
+    assert torch.equal(found, expected)
     with pytest.raises(ModelError, match="give the encoder it was trained on"):
         SafeModel.from_pretrained(tmp_path, more_encoders=[str(tiny_encoder_dir)])
     with pytest.raises(ModelError, match="give the encoder it was trained on"):

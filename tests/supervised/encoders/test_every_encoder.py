@@ -85,7 +85,9 @@ def test_features_do_not_depend_on_the_neighbours(
     noise: Callable[..., Waveform],
     equal: Callable[[AudioFeatures, AudioFeatures], bool],
 ) -> None:
-    clips = [noise(0.1 + 0.3 * seed, seed) for seed in range(17)]  # more than go through a tower together
+    clips: list[Waveform | None] = [
+        noise(0.1 + 0.3 * seed, seed) for seed in range(17)
+    ]  # more than go through a tower together
     clips[5:5] = [None]
     together = encoder(clips)
     for row, clip in enumerate(clips):

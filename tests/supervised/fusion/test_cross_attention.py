@@ -76,7 +76,7 @@ def test_the_size_of_a_position_is_its_root_mean_square_and_has_no_gradient() ->
 
 def test_the_residual_is_at_most_one_unit() -> None:
     fusion = CrossAttentionFusion(FusionConfig(heads=2), 8, 0.3)
-    torch.nn.init.normal_(fusion.value.up.weight, std=100.0)
+    torch.nn.init.normal_(fusion.get_parameter("value.up.weight"), std=100.0)
     sound = Sound(50 * torch.randn(2, 4, 8), torch.ones(2, 4, dtype=torch.bool))
     residual = fusion(_listeners(torch.randn(2, 5, 8), 0.3), sound)
     assert 0.9 < residual.square().mean(-1).sqrt().max().item() <= 1.001

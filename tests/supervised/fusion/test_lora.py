@@ -58,11 +58,13 @@ def test_it_equals_frozen_identity_matrices_with_deviations_beside_them(query_no
     config = FusionConfig(heads=2, lora_rank=4, lora_alpha=8.0, query_norm=query_norm)
     fusion, eye = CrossAttentionFusion(config, 32, 0.5), torch.eye(32)
     for part in (fusion.query, fusion.value):
+        assert isinstance(part, LowRank)
         nn.init.normal_(part.up.weight, std=0.1)
     listeners = Listeners(torch.randn(2, 7, 32), 0.5, torch.ones(2, 7, dtype=torch.bool))
     sound = Sound(torch.randn(2, 5, 32), torch.tensor([[True] * 5, [True, True, False, True, False]]))
 
-    def mapped(part: LowRank, x: torch.Tensor) -> torch.Tensor:
+    def mapped(part: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        assert isinstance(part, LowRank)
         return x @ eye.T + 8.0 / 4 * (x @ part.down.weight.T @ part.up.weight.T)
 
     hidden = listeners.hidden / 0.5 if fusion.query_norm is None else fusion.query_norm(listeners.hidden)

@@ -32,9 +32,10 @@ def test_layers_are_counted_as_linear_maps_from_slots_to_tokens(layers: int) -> 
 
 def test_two_layers_by_hand() -> None:
     projector = AudioProjector(ProjectorConfig(tokens=4, hidden=1), token_dim=2, width=2, embedding_rms=1.0)
+    assert projector.expand is not None
     with torch.no_grad():
-        projector.expand.weight.copy_(torch.tensor([[1.0, 0.0]]))  # type: ignore[union-attr]
-        projector.expand.bias.fill_(0.5)  # type: ignore[union-attr]
+        projector.expand.weight.copy_(torch.tensor([[1.0, 0.0]]))
+        projector.expand.bias.fill_(0.5)
         projector.codes.fill_(0.25)
         projector.contract.weight.copy_(torch.tensor([[1.0], [3.0]]))
         projector.contract.bias.zero_()

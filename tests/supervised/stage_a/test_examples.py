@@ -17,6 +17,7 @@ from supervised.data.manifest import read_manifest
 from supervised.data.preprocess import preprocessed
 from supervised.data.sample import Sample
 from supervised.data.source import open_split
+from supervised.encoders.clap import ClapEncoder
 from supervised.losses import IGNORED, task_loss
 from supervised.safe_model import SafeModel
 from supervised.stage_a import examples as stage_a_examples
@@ -200,6 +201,7 @@ def test_a_streamed_clip_is_encoded_once_with_a_feature_cache(
     model = SafeModel.attach(config)
     examples = streamed(monkeypatch, model, read_manifest(write(tmp_path, 4)))
     first = examples.batch([0, 1]).audio
+    assert isinstance(model.encoder, ClapEncoder)
     prepare = model.encoder._prepare
     monkeypatch.setattr(model.encoder, "_prepare", lambda samples: pytest.fail("encoded again"))
     assert equal(examples.batch([0, 1]).audio, first)

@@ -97,7 +97,7 @@ def expected(examples: Examples, rows: list[int], gate: float) -> dict[str, Tens
         for k in range(length):
             likelihood = likelihood + heard[0, k].softmax(-1)[int(plain[0, k].argmax())].log()
         adapter.zero_grad()
-        likelihood.backward()  # type: ignore[no-untyped-call]
+        likelihood.backward()
         for name, parameter in adapter.named_parameters():
             if parameter.grad is not None:
                 total[name] += parameter.grad**2 / len(rows)
@@ -146,14 +146,15 @@ def test_information_leaves_gradients_and_frozen_parameters_as_they_were(prepare
     adapter = examples.model.adapter
     adapter.markers.requires_grad_(False)
     adapter.markers.grad = None
-    kept = torch.full_like(adapter.projector.contract.weight, 7.0)
-    adapter.projector.contract.weight.grad = kept
+    weight = adapter.get_parameter("projector.contract.weight")
+    kept = torch.full_like(weight, 7.0)
+    weight.grad = kept
     with torch.no_grad():
         information = fisher_information(examples, ROWS)
     assert bool(information["markers"].any())  # a later phase may train them
     assert not adapter.markers.requires_grad
     assert adapter.markers.grad is None
-    assert adapter.projector.contract.weight.grad is kept
+    assert weight.grad is kept
     assert bool((kept == 7.0).all())
     assert all(parameter.requires_grad for name, parameter in adapter.named_parameters() if name != "markers")
     assert all(not value.requires_grad and value.dtype == torch.float32 for value in information.values())
@@ -190,7 +191,7 @@ def test_a_run_that_goes_on_finds_information_and_anchor_of_its_start(
     assert first.penalty(adapter).item() == 0.0
     with torch.no_grad():
         for parameter in adapter.parameters():
-            parameter += 0.1
+            parameter.add_(0.1)
     written = path.read_bytes()
     second = consolidated(path, dict(reversed(IDENTITY.items())), examples, ROWS)
     assert same(first, second)
@@ -229,7 +230,7 @@ def test_a_file_that_does_not_fit_is_measured_again(
         tensors = {name: value.numpy() for name, value in load_file(path).items()}
         write_tensors(path, {name: value for name, value in tensors.items() if name != "anchor.markers"})
     with torch.no_grad():
-        examples.model.adapter.markers += 0.5
+        examples.model.adapter.markers.add_(0.5)
     with pytest.raises(CheckpointError, match=r"fisher\.safetensors is missing, .* has begun; put it back, or start"):
         consolidated(path, identity, examples, rows, gate, begun=True)
     second = consolidated(path, identity, examples, rows, gate)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from typing import Literal
 
 import pytest
 
@@ -48,7 +49,7 @@ def test_a_stage_begins_the_count_anew_and_keeps_the_best_step() -> None:
     assert [judge(guard, value, 0.0) for value in (0.5, 0.4)] == ["best", "worse"]
     guard.begin_stage()
     assert judge(guard, 0.4, 0.0) == "worse"
-    assert not guard.impatience
+    assert guard.impatience == ""
     assert judge(guard, 0.5, 0.0) == "worse"  # as good as the best one is not better
     assert guard.impatience
     assert guard.best["audio_accuracy"] == 0.5
@@ -70,8 +71,8 @@ def test_a_breach_with_nothing_to_roll_back_to_goes_on() -> None:
 
 
 @pytest.mark.parametrize(("on_breach", "verdict"), [("stop", "stop"), ("go_on", "best")])
-def test_a_breach_may_end_the_run_at_once_or_be_noted_only(on_breach: str, verdict: str) -> None:
-    guard = Guard(GuardConfig(breach=0.1, on_breach=on_breach))  # type: ignore[arg-type]
+def test_a_breach_may_end_the_run_at_once_or_be_noted_only(on_breach: Literal["stop", "go_on"], verdict: str) -> None:
+    guard = Guard(GuardConfig(breach=0.1, on_breach=on_breach))
     assert judge(guard, 0.5, 0.2) == verdict
 
 

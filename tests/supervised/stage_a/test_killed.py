@@ -144,7 +144,8 @@ def test_a_run_that_was_killed_twice_ends_with_the_bits_of_one_that_was_not(
     state = "checkpoint-00000012/state.safetensors"  # the last step's values and moments; `adapter` has the best ones
     files = [path.relative_to(whole) for path in [*(whole / "adapter").iterdir(), *whole.glob("fisher-*")]]
     assert len([name for name in files if name.suffix == ".safetensors"]) == 3  # adapter, and two phases' information
-    for name in (*files, "metrics.jsonl", state):
+    names: list[Path | str] = [*files, "metrics.jsonl", state]
+    for name in names:
         assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
 
 

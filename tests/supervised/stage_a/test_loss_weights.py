@@ -17,8 +17,8 @@ DEAF = GOOD | {"audio_accuracy": 0.69}
 ONES = {"task": 1.0, "distill": 1.0, "feature": 1.0, "fisher": 1.0, "sparsity": 1.0}
 
 
-def make(weights: Any, **terms: float) -> LossWeights:
-    return LossWeights(LossConfig(weights=weights, **(ONES | terms)), AudioCurriculumConfig())  # type: ignore[arg-type]
+def make(weights: Any, **terms: Any) -> LossWeights:
+    return LossWeights(LossConfig(weights=weights, **{**ONES, **terms}), AudioCurriculumConfig())
 
 
 def test_static_weights_are_those_that_are_given_in_every_stage_and_after_every_evaluation() -> None:

@@ -11,10 +11,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from supervised.adapter import Adapter
 from supervised.config import FusionConfig, ModelConfig
 from supervised.data.sample import Sample, Waveform
 from supervised.files import write_tensors
 from supervised.fusion.cross_attention import CrossAttentionFusion
+from supervised.fusion.load import Fusion
+from supervised.fusion.lora import LowRank
 from supervised.fusion.parts import Listeners, Sound
 from supervised.safe_model import SafeModel
 from supervised.stage_a.config import StageAConfig
@@ -62,7 +65,7 @@ def train(examples: Examples, steps: int, null_space: NullSpace | None) -> None:
     for _ in range(steps):
         logits = examples.logits(batch, batch.audio, 1.0)
         optimizer.zero_grad()
-        nn.functional.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), ignore_index=-100).backward()  # type: ignore[no-untyped-call]
+        nn.functional.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), ignore_index=-100).backward()
         if null_space is None:
             optimizer.step()
         else:
@@ -70,11 +73,17 @@ def train(examples: Examples, steps: int, null_space: NullSpace | None) -> None:
                 optimizer.step()
 
 
+def first_fusion(adapter: Adapter) -> tuple[Fusion, CrossAttentionFusion]:
+    """The fusion of the first place, and the cross-attention in it."""
+    fusion = adapter.fusion[0] if isinstance(adapter.fusion, nn.ModuleList) else adapter.fusion
+    assert isinstance(fusion, Fusion)
+    return fusion, fusion if isinstance(fusion, CrossAttentionFusion) else fusion.attention
+
+
 def query_inputs(examples: Examples, rows: list[int]) -> Tensor:
     """What the first query is given at the positions that hear, (N, D), taken from the fusion's own arguments."""
-    adapter, seen = examples.model.adapter, []
-    top = adapter.fusion[0] if isinstance(adapter.fusion, nn.ModuleList) else adapter.fusion
-    attention = top if isinstance(top, CrossAttentionFusion) else top.attention
+    top, attention = first_fusion(examples.model.adapter)
+    seen: list[Tensor] = []
 
     def hook(_: nn.Module, args: tuple[Listeners, Sound]) -> None:
         hidden = args[0].hidden
@@ -104,7 +113,7 @@ def test_displacement_loses_its_part_along_the_directions_computed_by_hand(prepa
     basis = torch.zeros(32, 1)
     basis[0], basis[1] = 0.6, 0.8
     null_space = NullSpace(adapter, {"fusion.query.weight": basis})
-    weight = adapter.fusion.query.weight
+    weight = adapter.get_parameter("fusion.query.weight")
     with torch.no_grad(), null_space.held():
         weight[0, 0] += 1.0  # along: 0.6 of it, which is (0.36, 0.48)
         weight[1, 5] += 1.0  # at right angles: all of it stays
@@ -127,9 +136,7 @@ KINDS = [
 def test_what_protected_inputs_ask_for_does_not_move(prepare: Callable[..., Examples], fusion: dict[str, Any]) -> None:
     examples = prepare(**fusion)
     null_space = NullSpace.measure(examples, ROWS, 0.9)
-    adapter = examples.model.adapter
-    top = adapter.fusion[0] if isinstance(adapter.fusion, nn.ModuleList) else adapter.fusion
-    query = (top if isinstance(top, CrossAttentionFusion) else top.attention).query
+    query = first_fusion(examples.model.adapter)[1].query
     (first, *_) = null_space.tensors().values()  # (D, r)
     inputs = query_inputs(examples, ROWS)
     left = inputs - inputs @ first @ first.T
@@ -144,7 +151,7 @@ def test_what_protected_inputs_ask_for_does_not_move(prepare: Callable[..., Exam
 
 def test_without_the_projection_the_same_steps_do_move_it(prepare: Callable[..., Examples]) -> None:
     examples = prepare()
-    inputs, query = query_inputs(examples, ROWS), examples.model.adapter.fusion.query
+    inputs, query = query_inputs(examples, ROWS), first_fusion(examples.model.adapter)[1].query
     before = query(inputs).detach()
     train(examples, 10, None)
     assert float((query(inputs).detach() - before).abs().max()) > 1e-2
@@ -162,7 +169,8 @@ def test_measuring_a_fresh_adapter_changes_no_answer(prepare: Callable[..., Exam
 def test_a_trained_low_rank_query_is_protected_as_the_product_it_is(prepare: Callable[..., Examples]) -> None:
     examples = prepare(lora_rank=4)
     train(examples, 3, None)
-    query = examples.model.adapter.fusion.query
+    query = first_fusion(examples.model.adapter)[1].query
+    assert isinstance(query, LowRank)
     down = query.down.weight.detach().clone()
     null_space = NullSpace.measure(examples, ROWS, 0.5)
     assert torch.equal(query.down.weight, down)  # blinding it would change answers now
@@ -174,7 +182,8 @@ def test_a_trained_low_rank_query_is_protected_as_the_product_it_is(prepare: Cal
 
 def test_padding_and_answers_are_not_counted(prepare: Callable[..., Examples]) -> None:
     examples = prepare(query_norm=True)
-    nn.init.ones_(examples.model.adapter.fusion.query_norm.bias)  # what a position that hears nothing would put in
+    bias = examples.model.adapter.get_parameter("fusion.query_norm.bias")
+    nn.init.ones_(bias)  # what a position that hears nothing would put in
     together = NullSpace.measure(examples, ROWS, 0.9).tensors()["fusion.query.down.weight"]
     inputs = query_inputs(examples, ROWS).double()
     by_hand = principal_directions(inputs.T @ inputs, 0.9)

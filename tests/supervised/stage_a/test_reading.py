@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from hypothesis import given, settings
@@ -23,8 +23,19 @@ def facts(count: int = 40) -> Facts:
     return facts_of(Sample(f"music-{i}", "?", ("a",), None, Path("a.wav"), sets[i % 2]) for i in range(count))
 
 
-def sampler() -> MixtureSampler:
-    return MixtureSampler(facts(), 6, audio_share=0.4)
+class Rows:
+    """A mixture of audio and retention questions, its rows as a list of integers."""
+
+    def __init__(self) -> None:
+        self.sampler = MixtureSampler(facts(), 6, audio_share=0.4)
+        self.get_state, self.set_state = self.sampler.get_state, self.sampler.set_state
+
+    def draw(self) -> list[int]:
+        return [int(row) for row in self.sampler.draw()]
+
+
+def interrupt(timeout: float | None = None) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def made(rows: Sequence[int], number: int) -> tuple[int, list[int]]:
@@ -36,10 +47,10 @@ def batches(reader: Reader[Any], count: int) -> list[Any]:
 
 
 def test_batches_come_in_the_order_of_the_draws_however_many_are_read_ahead() -> None:
-    plain = sampler()
-    expected = [(number, plain.draw().tolist()) for number in range(12)]
+    plain = Rows()
+    expected = [(number, plain.draw()) for number in range(12)]
     for ahead in (0, 1, 5):
-        with Reader(sampler(), made, ahead=ahead) as reader:
+        with Reader(Rows(), made, ahead=ahead) as reader:
             assert batches(reader, 12) == expected
 
 
@@ -48,19 +59,19 @@ def test_batches_come_in_the_order_of_the_draws_however_many_are_read_ahead() ->
 def test_a_reader_goes_on_from_the_state_of_the_batch_handed_out(
     before: int, after: int, ahead: int, later: int
 ) -> None:
-    with Reader(sampler(), made, ahead=ahead) as whole:
+    with Reader(Rows(), made, ahead=ahead) as whole:
         state = whole.state
         for _ in range(before):
             _, state = next(whole)
         expected = batches(whole, after)
-    source = sampler()
+    source = Rows()
     source.set_state(json.loads(json.dumps(state)))
     with Reader(source, made, number=before, ahead=later) as resumed:
         assert batches(resumed, after) == expected
 
 
 def test_closing_leaves_the_source_where_the_last_batch_left_it() -> None:
-    source = sampler()
+    source = Rows()
     with Reader(source, made, ahead=4) as reader:
         _, state = next(reader)
         assert source.get_state() != state  # read ahead
@@ -70,7 +81,7 @@ def test_closing_leaves_the_source_where_the_last_batch_left_it() -> None:
 def with_interruption(reader: Reader[Any]) -> None:
     """Ask for a batch and be interrupted while it is drawn, then rewind."""
     draw = reader._draw
-    reader._draw = lambda: (_ for _ in ()).throw(KeyboardInterrupt)  # type: ignore[method-assign,assignment]
+    reader._draw = interrupt  # type: ignore[method-assign]
     try:
         next(reader)
     finally:
@@ -111,7 +122,7 @@ def test_an_error_is_raised_at_its_batch_and_not_before(ahead: int) -> None:
             raise ValueError("broken")
         return number
 
-    source = sampler()
+    source = Rows()
     with Reader(source, fails, ahead=ahead) as reader:
         assert batches(reader, 2) == [0, 1]
         state = reader.state
@@ -128,12 +139,12 @@ def test_batches_are_made_beside_the_thread_that_uses_them_and_waiting_is_counte
         time.sleep(0.05)
         return number
 
-    with Reader(sampler(), slow, ahead=2) as reader:
+    with Reader(Rows(), slow, ahead=2) as reader:
         for _ in range(6):
             next(reader)
             time.sleep(0.08)
         assert 0.04 < reader.waited < 0.2  # the first only
-    with Reader(sampler(), slow) as plain:
+    with Reader(Rows(), slow) as plain:
         batches(plain, 4)
         assert plain.waited >= 0.2
     assert all(name.startswith("reader") for name in threads[:6])
@@ -148,7 +159,7 @@ def test_an_interruption_while_waiting_loses_no_batch_and_ends_the_thread() -> N
         go_on.wait(10)
         return number
 
-    source = sampler()
+    source = Rows()
     before = source.get_state()
     reader = Reader(source, waits, ahead=2)
     reader._queue.append(reader._draw())
@@ -156,7 +167,7 @@ def test_an_interruption_while_waiting_loses_no_batch_and_ends_the_thread() -> N
     future = reader._queue[0].batch
     assert future is not None
     result = future.result
-    future.result = lambda: (_ for _ in ()).throw(KeyboardInterrupt)  # type: ignore[method-assign,assignment]
+    future.result = interrupt  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         next(reader)
     future.result = result  # type: ignore[method-assign]

@@ -68,7 +68,8 @@ def whole(tiny_base_dir: Path, tiny_encoder_dir: Path, tmp_path_factory: pytest.
     result = run(model, folder)
     handle.remove()
     assert len(begins) == 7
-    return Whole(result, *traces(folder), [*begins, calls])
+    adapter, metrics = traces(folder)
+    return Whole(result, adapter, metrics, [*begins, calls])
 
 
 def test_every_file_that_is_promised_is_there(attach: Callable[[], SafeModel], tmp_path: Path, whole: Whole) -> None:

@@ -74,7 +74,8 @@ def test_parts_of_a_batch_give_the_gradient_and_the_losses_of_the_whole(examples
 
 
 def test_the_states_of_a_part_are_let_go_of_before_the_next(examples: Examples) -> None:
-    adapter, alive, results = examples.model.adapter, [], []
+    adapter, alive = examples.model.adapter, []
+    results: list[weakref.ref[Tensor]] = []
 
     def count(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> None:
         alive.append(sum(earlier() is not None for earlier in results))
@@ -151,7 +152,7 @@ def test_a_step_moves_only_the_parts_of_its_phase(examples: Examples) -> None:
 def test_protected_directions_stay_through_steps(examples: Examples) -> None:
     step = stepper(examples, replace(CONFIG, fusion_lr=0.1))
     step.null_space = NullSpace.measure(examples, [5], 0.9)
-    weight = examples.model.adapter.fusion.attention.query.down.weight
+    weight = examples.model.adapter.get_parameter("fusion.attention.query.down.weight")
     [basis] = [basis for name, basis in step.null_space.tensors().items() if name.endswith("query.down.weight")]
     before = weight.detach().clone()
     for number in range(3):
@@ -206,6 +207,6 @@ def test_after_recomputing_the_layers_are_as_before(examples: Examples) -> None:
 
 def test_a_gradient_that_is_not_finite_is_refused(examples: Examples) -> None:
     with torch.no_grad():
-        examples.model.adapter.projector.queries.fill_(float("nan"))
+        examples.model.adapter.get_parameter("projector.queries").fill_(float("nan"))
     with pytest.raises(ModelError, match=r"diverged at step 2 \(gradient norm nan\); lower stage_a\.fusion_lr"):
         stepper(examples).gradient(1, batches(examples, [0, 1, 5]), WEIGHTS)

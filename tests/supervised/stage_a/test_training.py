@@ -151,9 +151,9 @@ def test_missing_kinds_of_questions_are_refused_with_a_remedy(attach: Callable[[
 
 def test_only_the_tokens_of_the_budgets_are_trained(attach: Callable[[], SafeModel], tmp_path: Path) -> None:
     model = attach()
-    before = model.adapter.projector.queries.detach().clone()
+    before = model.adapter.get_parameter("projector.queries").detach().clone()
     result = run(model, tmp_path, replace(CONFIG, budgets=(2, 4), weight_decay=0.0))
-    saved = SafeModel.from_pretrained(result.adapter).adapter.projector.queries
+    saved = SafeModel.from_pretrained(result.adapter).adapter.get_parameter("projector.queries")
     assert not torch.equal(saved[:2], before[:2])
     assert not torch.equal(saved[2:4], before[2:4])
     assert torch.equal(saved[4:], before[4:])

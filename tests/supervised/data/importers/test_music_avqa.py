@@ -40,7 +40,7 @@ def test_a_row_becomes_a_question_with_its_tags_filled(folder: Any) -> None:
     assert (sample.type, sample.group, sample.split) == ("Visual/Location", "musicavqa-00000288", "test")
     assert sample.retention_set is sample.difficulty is None
     assert sample.image == sample.audio
-    assert sample.image.name == "00000288.mp4"  # type: ignore[union-attr]  # a path
+    assert sample.image.name == "00000288.mp4"
 
 
 def test_extracted_pictures_and_clips_go_before_the_video(folder: Any) -> None:

@@ -12,7 +12,7 @@ from supervised.errors import DataError
 REAL = Path(__file__).parents[5] / "shared" / "data" / "vizwiz_vqa_format"
 TEN = ["net", "net", "net", "netting", "net", "net", "mesh", "net", "Net", "net"]
 QUESTION = {"question": "What is this photo taken looking through?", "image_id": 458752, "question_id": 458752000}
-ANNOTATION = {
+ANNOTATION: dict[str, Any] = {
     "question_id": 458752000,
     "image_id": 458752,
     "question_type": "what",
