@@ -25,7 +25,7 @@ from agents.task import Task
 from agents.update_log import per_constraint
 from envs.batch import OutcomeBatches, RowSampler
 
-SETTLING, SETTLING_LR = ExactConfig(steps=300, judgements=15), 50.0
+SETTLING, SETTLING_LR = ExactConfig(steps=200, judgements=10), 50.0
 """The run that finds where the multipliers settle, and the step size that brings them there in so few judgements."""
 
 
