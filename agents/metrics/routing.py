@@ -80,7 +80,8 @@ class Routing:
     def _figures(self, ranking: np.ndarray, paying: np.ndarray) -> np.ndarray:
         """Return the metrics [1 + b, M] of one ranking, on all rows and on every resample, NaN where not defined."""
         order = np.argsort(-ranking, kind="stable")
-        steps = np.cumsum(np.append(0, np.diff(ranking[order]) != 0))  # [n], equal scores make one step
+        ordered = ranking[order]  # compared, not subtracted: scores may be infinite
+        steps = np.cumsum(np.append(0, ordered[1:] != ordered[:-1]))  # [n], equal scores make one step
         if steps[-1] >= STEPS:
             steps = steps * STEPS // (steps[-1] + 1)
         step = np.empty_like(steps)

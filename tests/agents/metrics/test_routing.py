@@ -62,6 +62,14 @@ def test_equal_scores_are_worth_what_random_orders_are_on_average(rows_of: Calla
     assert apgr(rows, tied) == pytest.approx(np.mean(drawn), abs=0.02)
 
 
+def test_infinite_scores_are_equal_scores(rows_of: Callable[..., OutcomeBatches]) -> None:
+    """As of the type majority, where a type was never seen."""
+    rows = rows_of(SCORE)
+    found = means(rows, np.array([1.0, -np.inf, -np.inf, -np.inf]))
+    assert found == means(rows, np.array([1.0, 0.0, 0.0, 0.0]))
+    assert means(rows, np.full(4, -np.inf))["apgr"] == pytest.approx(0.5)
+
+
 def test_the_oracle_has_more_than_one_and_a_coin_a_half(rows_of: Callable[..., OutcomeBatches]) -> None:
     rng = np.random.default_rng(0)
     score = rng.random((4000, 2)) < (0.5, 0.8)
