@@ -121,8 +121,8 @@ class RetentionBuffer:
             raise ConfigError(f"A retention buffer needs a Discrete action space, got {action_space}; pass none.")
         if self.n_constraints != n_constraints:
             raise ConfigError(
-                f"The retention buffer has {self.n_constraints} constraints, the agent {n_constraints}; "
-                f"leave n_constraints out."
+                f"The retention buffer has {self.n_constraints} constraints, the agent {n_constraints}; give a buffer "
+                f"of as many, or leave n_constraints out."
             )
         smallest = self.smallest_cost()
         for k in np.flatnonzero(smallest > limits):

@@ -188,6 +188,8 @@ def awaken(
         set_progress(agent, saved.progress)
         agent.set_parameters(network_parameters(agent.policy, saved.tensors))
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
+        if isinstance(error, ConfigError) and (policy, policy_kwargs, retention) != (None, None, None):
+            raise  # of what was given here, not of the file
         raise _damaged(error) from error
     if env is not None:
         agent.set_env(env)

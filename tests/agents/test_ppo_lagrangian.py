@@ -326,7 +326,7 @@ def test_a_reward_that_is_no_number_is_refused(bandit: Any) -> None:
 
 def test_a_buffer_that_does_not_fit_is_refused(bandit: Any) -> None:
     x, reward, cost = _items()
-    with pytest.raises(ValueError, match=r"has 1 constraints, the agent 2; leave n_constraints out"):
+    with pytest.raises(ValueError, match=r"has 1 constraints, the agent 2; give a buffer of as many, or leave"):
         PPOLagrangian(
             "MlpPolicy", bandit(x, reward, cost, 500), SMALL, n_constraints=2, retention=RetentionBuffer(x, cost)
         )

@@ -147,6 +147,18 @@ def test_an_agent_measured_on_a_retention_buffer_asks_for_it_before_it_trains_on
     PPOLagrangian.load(tmp_path / "agent", env=bandit(x, reward, cost, 50), retention=retention).learn(50)
 
 
+def test_what_does_not_fit_is_told_of_the_argument_and_not_of_the_file(model: PPOLagrangian, tmp_path: Path) -> None:
+    model.save(tmp_path / "agent")
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"retention": RetentionBuffer(np.eye(2), np.ones((2, 1, 2)))}, r"^A retention buffer needs a Discrete"),
+        ({"policy": torch.nn.Linear}, r"^policy must be MlpPolicy, CnnPolicy, .* got <class 'torch"),
+        ({"policy_kwargs": {"use_sde": True}}, r"^PPOLagrangian takes use_sde=False in policy_kwargs only"),
+    ]
+    for given, told in wrong:
+        with pytest.raises(ConfigError, match=told):
+            PPOLagrangian.load(tmp_path / "agent", **given)
+
+
 @pytest.mark.parametrize(
     "space",
     [
