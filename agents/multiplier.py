@@ -101,8 +101,11 @@ class LagrangeMultiplier:
 
     @property
     def saturated(self) -> np.ndarray:
-        """Whether a multiplier stands at its maximum and the cost is still above the limit, bool [K]."""
-        return (self.value >= self.config.maximum) & (self.excess > 0)
+        """Whether a multiplier stands at its maximum and the cost is still above the limit, bool [K].
+
+        A maximum of 0 switches the constraints off: no limit is infeasible that nobody tries to keep.
+        """
+        return (self.value >= self.config.maximum) & (self.excess > 0) & (self.config.maximum > 0)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as plain JSON values; floats survive exactly."""

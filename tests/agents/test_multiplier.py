@@ -44,6 +44,13 @@ def test_after_a_long_violation_the_multiplier_comes_down_at_once() -> None:
     assert not multiplier.saturated[0]
 
 
+def test_a_constraint_that_is_switched_off_is_not_infeasible() -> None:
+    multiplier = LagrangeMultiplier(LagrangianConfig(limit=0.5, maximum=0.0))
+    assert multiplier.update([1.5]).tolist() == [0.0]
+    assert multiplier.excess.tolist() == [1.0]
+    assert not multiplier.saturated[0]
+
+
 def test_pi_adds_the_present_excess() -> None:
     multiplier = LagrangeMultiplier(LagrangianConfig(limit=0.25, lr=0.5, update="pi", proportional=2.0))
     # Integral 0.5 * 0.5 = 0.25, answer 0.5 * 2 * 0.5 = 0.5; then no excess: the integral alone.
