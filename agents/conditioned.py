@@ -18,6 +18,7 @@ import torch as th
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from agents.divergence import check_layers
 from agents.dual import settle
 from agents.exact import ExactLearner, GateNetwork
 from agents.gate_policy import GatePolicy
@@ -70,6 +71,9 @@ class ConditionedPolicy:
 
         Args:
             progress: called after every step with its number.
+
+        Raises:
+            Diverged: training left the finite numbers.
         """
         task, exact = self.task, self.task.config.exact
         # Rows that come with new prices every time are not learned by heart: nothing is to be gained by decay.
@@ -84,6 +88,7 @@ class ConditionedPolicy:
             if progress is not None:
                 progress(step)
         self.network = learner.average.network
+        check_layers(linear_layers(self.network), task.seed, "exact")
 
     def at(self, alpha: float, gamma: float, multipliers: np.ndarray) -> GatePolicy:
         """Return the policy of some prices as an ordinary one.

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from agents.config import AgentConfig
+from agents.divergence import check_figures, check_layers, sampling
 from agents.gate_policy import GatePolicy
 from agents.layers import Layers
 from agents.outcome_model import OutcomeModel
@@ -123,6 +124,7 @@ def train_agent(
     Raises:
         CheckpointError: the checkpoint is damaged or belongs to another run.
         ConfigError: the limits do not fit the table's retention sets.
+        Diverged: training left the finite numbers.
         TableError: a constraint has train rows that no validation row measures, or the other way round.
     """
     task = task_of(train, validation, config, seed, outcome_model)
@@ -130,6 +132,7 @@ def train_agent(
 
     def keep(entry: dict[str, float]) -> None:
         further = measure(task.selection.actions) if measure is not None and "validation/utility" in entry else {}
+        check_figures(entry | further, seed, config.agent)
         history.append(entry | further)
         if progress is not None:
             progress(int(entry["step"]), history[-1])
@@ -141,7 +144,9 @@ def train_agent(
     else:
         from agents.train_ppo import train_ppo
 
-        layers, saturated = train_ppo(task, history, keep, checkpoints, resume, log_dir)
+        with sampling(seed, config.agent):
+            layers, saturated = train_ppo(task, history, keep, checkpoints, resume, log_dir)
+    check_layers(layers, seed, config.agent)
     assert task.selection.best is not None  # considered at the end of training at the latest
     activation = config.exact.activation if config.agent == "exact" else config.ppo.activation
     selected, fallback = task.selection.best, None

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from agents.divergence import Diverged
 from agents.gate_policy import save_policy
 from safe_rl.config import RunConfig
 from safe_rl.options import from_dict, to_dict, to_yaml
 from safe_rl.run_folder import versions
 from safe_rl.tuning.report import configuration_of
 from safe_rl.tuning.study import REASON, TrialStudy
-from safe_rl.tuning.trials import Bench, Diverged, SeedResult, objectives
+from safe_rl.tuning.trials import Bench, SeedResult, objectives
 from safe_rl.tuning.workers import PER_SEED
 from supervised.differences import differences
 from supervised.errors import ConfigError, SafeError
@@ -97,7 +98,7 @@ def _again(
     except _Stopped:
         pass
     except Diverged as error:
-        reason = str(error)
+        reason = error.reason
     return {
         "values": objectives(results, study.tune) if len(results) == study.tune.seeds_per_trial else None,
         PER_SEED: [to_dict(result) for result in results],

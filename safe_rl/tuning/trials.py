@@ -6,10 +6,7 @@ The yardstick is the run's: its alpha, gamma and token weight, and its limit, fo
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,14 +29,8 @@ if TYPE_CHECKING:
 
 Report = Callable[[int, float], None]
 """Takes a step (`STEPS_PER_SEED` per policy) and what the policies so far are worth; may end the trial by raising."""
-FINITE = ("train/", "validation/", "tune/", "lagrange/multiplier")
-"""Entries of the history that must be numbers."""
 FAR = -1.0
 """What breaks a limit is reported below this, so that it never looks better than what keeps it."""
-
-
-class Diverged(Exception):
-    """Training left the finite numbers; these settings are of no use, but the study goes on."""
 
 
 @dataclass(frozen=True)
@@ -107,13 +98,12 @@ class Bench:
             report: called about `STEPS_PER_SEED` times per policy.
 
         Raises:
-            Diverged: a loss, a multiplier or a figure is not a finite number.
+            Diverged: training left the finite numbers.
         """
         tune, yardstick, before = self.config.tune, self.yardstick, list[float]()
         for seed in range(tune.seeds_per_trial):
             watch = _Watch(steps_of(config), seed, before, tune, report)
-            with _divergence(f"seed {seed}"):
-                agent = train_one(self.table, config, seed, self.model, watch, yardstick)
+            agent = train_one(self.table, config, seed, self.model, watch, yardstick)
             figures = yardstick(agent.policy.decide(yardstick.split.observation(slice(None))))
             result = SeedResult(
                 seed=seed,
@@ -187,7 +177,7 @@ def _too_slow(latency_ms: float, tune: TuneConfig) -> float:
 
 
 class _Watch:
-    """Follows the training of one policy: refuses numbers that are not finite, reports the best policy so far."""
+    """Follows the training of one policy and reports the best policy so far."""
 
     def __init__(self, total: int, seed: int, before: list[float], tune: TuneConfig, report: Report) -> None:
         self.total, self.seed, self.before, self.tune, self.report = total, seed, before, tune, report
@@ -197,11 +187,6 @@ class _Watch:
 
     def __call__(self, step: int, entry: dict[str, float]) -> None:
         """Take the latest entry of the history."""
-        wrong = [
-            f"{key} is {value}" for key, value in entry.items() if key.startswith(FINITE) and not math.isfinite(value)
-        ]
-        if wrong:
-            raise Diverged(f"seed {self.seed}: {wrong[0]} after {step} steps")
         if "tune/utility" not in entry:
             return  # alpha still grows: nothing is judged yet
         bound = entry["validation/bound"]
@@ -212,14 +197,3 @@ class _Watch:
         if tenth > self.reported:
             self.reported = tenth
             self.report(STEPS_PER_SEED * self.seed + tenth, mean([*self.before, self.worth]))
-
-
-@contextmanager
-def _divergence(who: str) -> Iterator[None]:
-    """Tell weights that are no longer numbers, which torch meets first when it samples from them, from our mistakes."""
-    try:
-        yield
-    except (RuntimeError, ValueError) as error:
-        if re.search(r"probability tensor contains|found invalid values", str(error)):
-            raise Diverged(f"{who}: the policy is no longer finite") from error
-        raise

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from optuna import TrialPruned
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from agents.divergence import Diverged
 from safe_rl.command import Advice
 from safe_rl.config import RunConfig
 from safe_rl.options import to_dict
@@ -22,7 +23,7 @@ from safe_rl.tuning.batches import LIMITS, OLD, is_hopeless, settings_of
 from safe_rl.tuning.owner import Heartbeat, Owner
 from safe_rl.tuning.space import configured, distributions, draw
 from safe_rl.tuning.study import REASON, TrialStudy
-from safe_rl.tuning.trials import Bench, Diverged, SeedResult, limits_broken, objectives
+from safe_rl.tuning.trials import Bench, SeedResult, limits_broken, objectives
 from safe_rl.workers import Tell, run_workers
 from supervised.errors import SafeError
 
@@ -112,7 +113,7 @@ def _train(
     except TrialPruned:
         return TrialState.PRUNED, results, f"below the median of earlier trials at report {max(reports)}"
     except Diverged as error:
-        return TrialState.FAIL, results, str(error)
+        return TrialState.FAIL, results, error.reason
     return TrialState.COMPLETE, results, None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import shutil
 import subprocess
@@ -147,6 +148,17 @@ def test_a_stereo_clip_of_96_khz_is_read(damaged: Path, tiny: list[str], tmp_pat
     soundfile.write(damaged / "adapter-3.wav", sound, 96_000)
     argv = [*tiny, "--data.manifest", str(damaged / "manifest.jsonl"), "--run_dir", str(tmp_path / "run")]
     assert train_stage_a.main(argv) == 0
+
+
+@pytest.mark.parametrize("agent", ["ppo", "exact"])
+def test_a_training_that_diverges_says_what_to_lower_and_leaves_no_policy(
+    agent: str, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick = "--total_timesteps 2000 --curriculum.steps 0 --ppo.num_envs 500 --exact.steps 40 --smoothing.trees 0"
+    argv = ["--table", str(table), "--run_dir", str(tmp_path / "run"), *quick.split(), "--agent", agent]
+    assert train_policy.main([*argv, f"--{agent}.learning_rate", "1e30"]) == 1
+    assert re.search(rf"Training diverged, seed 0: .*; lower {agent}\.learning_rate\.", capsys.readouterr().err)
+    assert not list((tmp_path / "run").rglob("policy.json"))
 
 
 @pytest.mark.slow
