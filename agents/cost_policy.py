@@ -6,7 +6,7 @@ stable-baselines3's `ActorCriticPolicy` with one more critic for every constrain
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch as th
@@ -156,6 +156,23 @@ class CostActorCriticPolicy(ActorCriticPolicy):
     def policy_layers(self) -> Layers:
         """Return the layers from the observation to the logits."""
         return linear_layers((*self.mlp_extractor.policy_net, self.action_net))
+
+    def save(self, path: str) -> NoReturn:
+        """Refuse: stable-baselines3 would write a pickle, whose arguments this class does not take.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError("A policy alone has no file here; give PPOLagrangian.save a path, which holds it as well.")
+
+    @classmethod
+    def load(cls, path: str, device: th.device | str = "auto") -> NoReturn:
+        """Refuse: stable-baselines3 would open a pickle.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(f"Pickles are not opened, got {path}; take PPOLagrangian.load(...).policy.")
 
     def _features(self, prepared: Observations) -> Any:
         return self.extract_features(prepared) if self._learned_features else prepared  # (N, F)

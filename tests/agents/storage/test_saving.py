@@ -312,6 +312,16 @@ def test_what_load_does_not_take_is_refused_by_name_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+def test_a_policy_alone_is_neither_written_nor_opened_as_a_pickle(model: PPOLagrangian, tmp_path: Path) -> None:
+    path = tmp_path / "policy.pth"
+    with pytest.raises(ConfigError, match=r"has no file here; give PPOLagrangian\.save a path"):
+        model.policy.save(str(path))
+    assert not path.exists()
+    torch.save(_Bomb(), path)
+    with pytest.raises(ConfigError, match=r"not opened, got .*policy\.pth; take PPOLagrangian\.load"):
+        CostActorCriticPolicy.load(str(path))
+
+
 def test_parts_of_a_save_cannot_be_left_out(model: PPOLagrangian, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"always writes the same parts; leave exclude and include out"):
         model.save(tmp_path / "agent.zip", exclude=["multiplier"])
