@@ -108,7 +108,7 @@ class SupervisedMLP(Baseline):
         self.hidden, self.seed, self.cap = tuple(hidden), seed, cap
 
     def fit(self, rows: OutcomeBatches) -> Self:
-        """Train until a tenth of the rows, held out, is predicted no better for five epochs."""
+        """Train until a tenth of the rows, held out, is predicted no better for ten epochs."""
         from sklearn.neural_network import MLPRegressor
 
         at = some_rows(len(rows), self.cap)

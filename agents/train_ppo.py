@@ -20,6 +20,7 @@ from agents.exact import settled_multipliers
 from agents.layers import Layers
 from agents.outcome_model import SmoothedBatches
 from agents.ppo_lagrangian import PPOLagrangian
+from agents.storage.agent_state import under
 from agents.task import Task
 from envs.sb3 import AudioGateVecEnv
 
@@ -104,8 +105,8 @@ class _Keeper(BaseCallback):
         """Go on where the checkpoint was written."""
         extra, tensors = load_checkpoint(checkpoints, self.model, self.identity)
         self.history.extend(extra["history"])
-        self.selection.load_state_dict(extra["selected"], _under("selected.", tensors))
-        self.average.load_state_dict(_under("average.", tensors))
+        self.selection.load_state_dict(extra["selected"], under("selected.", tensors))
+        self.average.load_state_dict(under("average.", tensors))
 
     def _on_rollout_start(self) -> None:
         self._between(last=False)
@@ -131,10 +132,6 @@ class _Keeper(BaseCallback):
             tensors |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
             extra = {"history": self.history, "selected": best}
             save_checkpoint(self.checkpoints, self.model, self.identity, extra, tensors)
-
-
-def _under(prefix: str, tensors: dict[str, Any]) -> dict[str, Any]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _identity(config: AgentConfig) -> dict[str, Any]:

@@ -78,14 +78,11 @@ class Judge:
     """
 
     def __init__(self, table: OutcomeTable, reward: RewardConfig, split: str = "test") -> None:
-        from agents.baselines import some_rows
         from agents.evaluation import Evaluation
         from envs.batch import OutcomeBatches
         from envs.normaliser import ObservationNormaliser
-        from envs.outcomes import TableSplit
 
-        rows = table.split("train").rows
-        train = TableSplit(table, "train", rows[some_rows(len(rows), TRAIN_ROWS)])
+        train = table.split("train").sample(TRAIN_ROWS)
         # Features are read three times at most, so they are not kept in memory.
         self.train = OutcomeBatches(train, reward, ObservationNormaliser.fit(train), keep_bytes=0)
         self.rows = OutcomeBatches(table.split(split), reward, self.train.normaliser, keep_bytes=0)

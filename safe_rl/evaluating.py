@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from agents.evaluation import RIGHT
 from safe_rl.config import LEARNED, RunConfig
 from supervised.differences import differences
 from supervised.errors import TableError
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from envs.outcomes import OutcomeTable
     from supervised.data.sample import Sample
     from supervised.safe_model import SafeModel
-
-RIGHT = 0.5
-"""A score above this counts as a right answer."""
 
 
 @dataclass(frozen=True)
