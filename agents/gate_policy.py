@@ -192,3 +192,18 @@ def load_policy(directory: Path | str) -> GatePolicy:
         raise CheckpointError(
             f"The policy at {directory} is damaged ({type(error).__name__}: {error}); restore it or train again."
         ) from error
+
+
+def provenance_of(directory: Path | str) -> dict[str, Any]:
+    """Return what `save_policy` kept with a policy.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    path = Path(directory) / DESCRIPTION
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["provenance"])
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} does not tell where its policy comes from ({type(error).__name__}); restore it or train again."
+        ) from error

@@ -6,7 +6,6 @@ test split only reports: nothing is chosen by it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -82,11 +81,11 @@ def student_of(
         CheckpointError: the policy learned from another table, or the student there is that of another policy.
     """
     from agents.distillation import distil
-    from agents.gate_policy import TENSORS, load_policy, save_policy
+    from agents.gate_policy import TENSORS, load_policy, provenance_of, save_policy
     from envs.batch import OutcomeBatches
 
     policy, source = load_policy(teacher), sha256_file(teacher / TENSORS)
-    if _provenance(teacher).get("table_sha256", table.fingerprint) != table.fingerprint:
+    if provenance_of(teacher).get("table_sha256", table.fingerprint) != table.fingerprint:
         raise CheckpointError(
             f"The policy at {teacher} learned from another table than {table.directory}; give the table of the run "
             f"with --table."
@@ -101,17 +100,13 @@ def student_of(
         told = {"seed": seed, "table_sha256": table.fingerprint, "teacher_sha256": source, "validation": told}
         save_policy(place, student.policy, told)
     load_policy(place)  # whole, and readable by this version
-    told = _provenance(place)
+    told = provenance_of(place)
     if told.get("teacher_sha256") != source:
         raise CheckpointError(
             f"The student at {place} was distilled from another policy than {teacher}; delete {place.parent} to "
             f"distil again."
         )
     return told
-
-
-def _provenance(folder: Path) -> dict[str, Any]:
-    return dict(json.loads((folder / "policy.json").read_text(encoding="utf-8"))["provenance"])
 
 
 def export(place: Path) -> float:

@@ -105,10 +105,11 @@ def certify_cells(
 
 def warnings_of(cells: dict[Cell, Path]) -> Iterator[str]:
     """Yield the warning of every trained cell that has one."""
+    from agents.gate_policy import provenance_of
+
     for (alpha, seed), folder in cells.items():
-        provenance = json.loads((folder / "policy.json").read_text(encoding="utf-8"))["provenance"]
-        if provenance.get("warning"):
-            yield f"alpha {alpha:g}, seed {seed}: {provenance['warning']}"
+        if warning := provenance_of(folder).get("warning"):
+            yield f"alpha {alpha:g}, seed {seed}: {warning}"
 
 
 def _seed_of(each: tuple[Cell, Path]) -> int:
@@ -143,10 +144,11 @@ def _network(place: Path) -> tuple[float, str] | None:
 
 def _solved_by(folder: Path) -> str | None:
     """Return the hash of the network that a finished policy comes from; None: it is not told, so it is solved again."""
+    from agents.gate_policy import provenance_of
+
     try:
-        provenance = json.loads((folder / "policy.json").read_text(encoding="utf-8"))["provenance"]
-        return str(provenance["network_sha256"])
-    except (KeyError, TypeError, ValueError):
+        return str(provenance_of(folder)["network_sha256"])
+    except (KeyError, CheckpointError):
         return None
 
 

@@ -163,11 +163,11 @@ def trained(
         record: called after every rollout.
         model: gives that of `outcome_model`, where several policies share it; None: it is fitted here.
     """
-    from agents.gate_policy import load_policy, save_policy
+    from agents.gate_policy import load_policy, provenance_of, save_policy
     from agents.train import train_agent
 
     if finished(folder):
-        return load_policy(folder), json.loads((folder / "policy.json").read_text(encoding="utf-8"))["provenance"]
+        return load_policy(folder), provenance_of(folder)
     prepare(seed, threads=1)  # the network is so small that a second thread would only wait
     agent = train_agent(
         table.split("train"),

@@ -6,7 +6,6 @@ The calibration rows are read once and serve any number of policies; the validat
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 from agents.certificates.certificate import Certificate, policy_sha256
 from agents.certificates.certified_threshold import CalibrationRows, choose_threshold, threshold_grid
 from agents.config import CertifyConfig
-from agents.gate_policy import DESCRIPTION, GatePolicy, load_policy
+from agents.gate_policy import GatePolicy, load_policy, provenance_of
 from envs.actions import Action
 from envs.config import RewardConfig
 from envs.outcomes import OutcomeTable, TableSplit
@@ -92,8 +91,7 @@ class Certifier:
                 f"The policy at {directory} decides between {', '.join(policy.actions)}, the table in "
                 f"{self.table.directory} between {', '.join(self.table.actions)}; give the table of the run."
             )
-        description = json.loads((directory / DESCRIPTION).read_text(encoding="utf-8"))
-        if description["provenance"].get("table_sha256", self.table.fingerprint) != self.table.fingerprint:
+        if provenance_of(directory).get("table_sha256", self.table.fingerprint) != self.table.fingerprint:
             raise CheckpointError(
                 f"The policy at {directory} learned from another table than {self.table.directory}, whose calibration "
                 f"rows it may have seen; give the table of the run with --table."

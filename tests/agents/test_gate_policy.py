@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from agents.config import PPOConfig
-from agents.gate_policy import GatePolicy, load_policy, save_policy
+from agents.gate_policy import GatePolicy, load_policy, provenance_of, save_policy
 from agents.ppo_lagrangian import PPOLagrangian
 from envs.normaliser import ObservationNormaliser
 from envs.outcomes import OutcomeTable
 from envs.sb3 import AudioGateVecEnv
+from supervised.errors import CheckpointError
 
 
 @pytest.fixture(params=["tanh", "relu"])
@@ -199,6 +200,18 @@ def test_a_damaged_policy_is_refused_in_one_line(trained: Any, tmp_path: Path, d
     with pytest.raises(ValueError, match=r"missing|wrong checksum|damaged|version 99|'gelu', allowed are") as error:
         load_policy(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_what_is_kept_with_a_policy_comes_back_or_is_asked_for_in_one_line(tmp_path: Path) -> None:
+    save_policy(tmp_path, random_policy({"question": 6}, (8,)), {"seed": 3})
+    assert provenance_of(tmp_path) == {"seed": 3}
+    path = tmp_path / "policy.json"
+    path.write_text(json.dumps({"format": "safe-rl-policy"}))
+    with pytest.raises(CheckpointError, match=r"policy\.json does not tell where its policy comes from \(KeyError\)"):
+        provenance_of(tmp_path)
+    path.unlink()
+    with pytest.raises(CheckpointError, match=r"FileNotFoundError\); restore it or train again"):
+        provenance_of(tmp_path)
 
 
 def test_a_saved_policy_decides_without_torch(tmp_path: Path) -> None:
