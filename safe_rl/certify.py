@@ -100,11 +100,10 @@ def _gate_zero(table: OutcomeTable) -> str | None:
 def _tell(title: str, result: Certified) -> None:
     """Print the certificates, the figures on the test split, and why a policy never uses audio."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
     from safe_rl.certifying import shortage
-    from safe_rl.report import show
+    from safe_rl.report import print_table, show
 
     first = next(iter(result.certificates.values()))
     told = f"{100 * first.confidence:g} % confidence for each, {LIMITED[first.method]} on retention questions"
@@ -125,8 +124,7 @@ def _tell(title: str, result: Certified) -> None:
     for name, certificate in result.certificates.items():
         for cells in _rows(name, certificate):
             table.add_row(*cells)
-    console = Console()
-    (console if console.is_terminal else Console(width=140)).print(table)
+    print_table(table)
     count = len(result.certificates)
     show(result.figures, f"Test split (only reported, nothing is chosen by it), {count} {title}, 95 % intervals")
     for name, certificate in result.certificates.items():

@@ -113,10 +113,9 @@ def _summary(config: RunConfig, table: OutcomeTable) -> dict[str, Any]:
 def _tell(told: dict[str, Any]) -> None:
     """Print a row per student, and teachers and students over all seeds."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
-    from safe_rl.report import show
+    from safe_rl.report import print_table, show
 
     table = Table(title="Students beside their teachers, test split", title_justify="left", box=SIMPLE_HEAD)
     headings = (
@@ -142,8 +141,7 @@ def _tell(told: dict[str, Any]) -> None:
             f"{entry['latency_us']['one_row_us']:.1f}",
             f"{entry['latency_us']['row_us_1024']:.2f}",
         )
-    console = Console()
-    (console if console.is_terminal else Console(width=140)).print(table)
+    print_table(table)
     seeds = f"{len(told['seeds'])} seed{'s' if len(told['seeds']) > 1 else ''}"
     show(told["policies"], f"Test split, {seeds}, 95 % intervals below the means")
 

@@ -102,13 +102,10 @@ def _diagnose(config: EvaluateRun, folder: RunFolder, model: SafeModel, samples:
 
 def _tell(figures: dict[str, Any], path: Path) -> None:
     """Print the tables, and what stands against shipping the adapter."""
-    from rich.console import Console
-
     from safe_rl.evaluating import table_of
-    from safe_rl.report import show
+    from safe_rl.report import print_table, show
 
-    console = Console()
-    (console if console.is_terminal else Console(width=140)).print(table_of(figures))
+    print_table(table_of(figures))
     if figures["policies"]:
         show(figures["policies"], "Test split, trained policies, 95 % intervals below the means")
     if not figures["gate_zero"]["bit_exact"]:

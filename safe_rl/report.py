@@ -25,13 +25,20 @@ COLUMNS = {
 
 def show(policies: Mapping[str, Figures], title: str) -> None:
     """Print one row per policy to standard output."""
+    print_table(table_of(policies, title), width=160)
+
+
+def print_table(table: Table, width: int = 140) -> None:
+    """Print a table to standard output, which may be a file: a narrow guess at its width would break every number.
+
+    Args:
+        table: to print.
+        width: columns where there is no terminal that tells its own.
+    """
     from rich.console import Console
 
-    # Standard output may be a file; a narrow guess at its width would break every number in two.
     console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)
-    console.print(table_of(policies, title))
+    (console if console.is_terminal else Console(width=width)).print(table)
 
 
 def table_of(policies: Mapping[str, Figures], title: str) -> Table:

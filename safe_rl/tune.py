@@ -97,8 +97,7 @@ def _finish(table: OutcomeTable, study: TrialStudy, place: Path) -> None:
     Raises:
         SafeError: no trial keeps the limits; the results are written all the same, but for a best configuration.
     """
-    from rich.console import Console
-
+    from safe_rl.report import print_table
     from safe_rl.tuning.pictures import draw_front, draw_history, draw_importance
     from safe_rl.tuning.report import (
         best_of,
@@ -125,13 +124,10 @@ def _finish(table: OutcomeTable, study: TrialStudy, place: Path) -> None:
         draw_front(place / "front.png", rows, best)
     else:
         draw_history(place / "history.png", rows, study.tune.objective, best)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=140)  # a narrow guess at a file's width would break every number in two
-    console.print(table_of(rows, best, study.tune))
+    print_table(table_of(rows, best, study.tune))
     if best is None:
         raise SafeError(_none_feasible(rows, study))
-    console.print(settings_table(best, rows))
+    print_table(settings_table(best, rows))
     config = configuration_of(study.stored(best.number), table, place / "best")
     write_best(place / "best.yaml", config, best, study)
     _tell(rows, best, place)
