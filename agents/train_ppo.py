@@ -56,7 +56,9 @@ def train_ppo(
     model = PPOLagrangian(
         "MlpPolicy", environment, config.ppo, config.lagrangian, retention=task.retention, seed=task.seed
     )
-    model.multiplier.start_at(_start(task))
+    saved = checkpoints if resume and checkpoints is not None and has_checkpoint(checkpoints) else None
+    if saved is None:
+        model.multiplier.start_at(_start(task))  # at the final alpha, which the curriculum is about to take back
     model.set_logger(configure(str(log_dir) if log_dir else None, ["tensorboard"] if log_dir else []))
     curriculum = Curriculum(config.curriculum, config.reward.alpha)
     curriculum.set_on(environment, 0)  # before the first questions are drawn
@@ -64,8 +66,8 @@ def train_ppo(
     identity = {"config": _identity(config), "seed": task.seed, "table": split.table.fingerprint, "split": split.name}
     keeper = _Keeper(task, model, curriculum, identity, checkpoints, history, keep)
     remaining = config.total_timesteps
-    if resume and checkpoints is not None and has_checkpoint(checkpoints):
-        keeper.restore(checkpoints)
+    if saved is not None:
+        keeper.restore(saved)
         remaining = max(remaining - model.num_timesteps, 0)
     model.learn(remaining, CallbackList([keeper, curriculum]), reset_num_timesteps=model.num_timesteps == 0)
     model.policy.load_state_dict(task.selection.weights)

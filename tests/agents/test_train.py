@@ -70,6 +70,14 @@ def test_a_finished_run_is_resumed_to_the_same_result(table: OutcomeTable, tmp_p
     _assert_equal(_train(table, checkpoints=tmp_path, resume=True), whole)
 
 
+def test_a_resumed_run_asks_no_more_where_to_start(
+    table: OutcomeTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = _train(table, checkpoints=tmp_path)
+    monkeypatch.setattr("agents.train_ppo.settled_multipliers", lambda task: pytest.fail("it knows its multipliers"))
+    _assert_equal(_train(table, checkpoints=tmp_path, resume=True), whole)
+
+
 def test_resume_without_a_checkpoint_starts_at_the_beginning(table: OutcomeTable, tmp_path: Path) -> None:
     _assert_equal(_train(table, checkpoints=tmp_path / "new", resume=True), _train(table))
 
