@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safe_rl.pictures import INK, RULE
+from safe_rl.pictures import INK, blank
 from supervised.files import atomic_path
 
 if TYPE_CHECKING:
@@ -185,21 +185,9 @@ def draw_monitors(stresses: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def _canvas(title: str, panels: int, height: float = 4.6) -> tuple[Figure, list[Axes]]:
-    # The object interface, not pyplot: no global state, and no window system is looked for.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10.4 if panels > 1 else 8.4, height), dpi=140, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure, found = blank((10.4 if panels > 1 else 8.4, height), panels, dpi=140)
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, color=INK)
-    all_axes = [figure.add_subplot(1, panels, panel + 1) for panel in range(panels)]
-    for axes in all_axes:
-        axes.grid(color=RULE, linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(RULE)
-        axes.tick_params(colors=INK, length=0)
-    return figure, all_axes
+    return figure, found
 
 
 def _band(

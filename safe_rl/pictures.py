@@ -106,22 +106,29 @@ def hull_of(
     return x.tolist(), y.tolist()
 
 
-def _canvas(title: str) -> tuple[Figure, Axes]:
+def blank(size: tuple[float, float], panels: int = 1, dpi: int = 160) -> tuple[Figure, list[Axes]]:
+    """Return an empty figure of `size` inches with panels side by side, drawn as all pictures here are."""
     # The object interface, not pyplot: no global state, and no window system is looked for.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8.4, 5.0), dpi=160, layout="constrained")
+    figure = Figure(figsize=size, dpi=dpi, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    found = list(figure.subplots(1, panels, squeeze=False)[0])
+    for axes in found:
+        axes.grid(color=RULE, linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(RULE)
+        axes.tick_params(colors=INK, length=0)
+    return figure, found
+
+
+def _canvas(title: str) -> tuple[Figure, Axes]:
+    figure, (axes,) = blank((8.4, 5.0))
     axes.set_title(title, loc="left", fontsize=12, color=INK, pad=12)
     axes.set_xlabel("mean latency per question (ms)", color=INK)
     axes.set_ylabel("accuracy (%)", color=INK)
-    axes.grid(color=RULE, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(RULE)
-    axes.tick_params(colors=INK, length=0)
     return figure, axes
 
 

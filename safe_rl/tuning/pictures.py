@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safe_rl.pictures import INK, RULE
+from safe_rl.pictures import INK, blank
 from safe_rl.tuning.report import Row, front_of
 from safe_rl.tuning.trials import FAR
 from supervised.files import atomic_path
@@ -104,20 +104,8 @@ def _mark(axes: Axes, best: Row | None, place: Place) -> None:
 
 
 def _canvas(panels: int, title: str) -> tuple[Figure, list[Axes]]:
-    # The object interface, not pyplot: no global state, and no window system is looked for.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8.4, 5.0), dpi=160, layout="constrained")
-    FigureCanvasAgg(figure)
-    found = list(figure.subplots(1, panels, squeeze=False)[0])
+    figure, found = blank((8.4, 5.0), panels)
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, color=INK)
-    for axes in found:
-        axes.grid(color=RULE, linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(RULE)
-        axes.tick_params(colors=INK, length=0)
     return figure, found
 
 
