@@ -149,7 +149,11 @@ class CostActorCriticPolicy(ActorCriticPolicy):
         return self.action_net(latent), values, cost_values
 
     def probabilities(self, observations: Observations) -> Tensor:
-        """Return the probability of every action (N, A); discrete actions only."""
+        """Return the probability of every action (N, A) for observations on any device; discrete actions only."""
+        if isinstance(observations, dict):
+            observations = {name: part.to(self.device) for name, part in observations.items()}
+        else:
+            observations = observations.to(self.device)
         features = self.extract_features(observations, self.pi_features_extractor)
         return th.softmax(self.action_net(self.mlp_extractor.forward_actor(features)), dim=1)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from agents import retention
 from agents.config import LagrangianConfig
+from agents.cost_policy import CostActorCriticPolicy
 from agents.multiplier import LagrangeMultiplier
 from agents.retention import RetentionBuffer
 from envs.reward import cost_matrix, retention_rates
@@ -23,6 +24,15 @@ class _First:
 
 X = np.array([[0.5], [1.0], [0.0], [0.25]], dtype=np.float32)
 COST = np.array([[[0, 2], [0, 0]], [[0, -1], [0, 0]], [[0, 5], [0, 5]], [[0, 0], [1, 0]]], dtype=np.float32)
+
+
+@pytest.mark.parametrize("as_dict", [False, True])
+def test_a_policy_on_another_device_is_asked_there(as_dict: bool) -> None:
+    box = spaces.Box(-1, 1, (5,))
+    space, rows = (spaces.Dict({"a": box}), {"a": torch.zeros(2, 5)}) if as_dict else (box, torch.zeros(2, 5))
+    policy = CostActorCriticPolicy(space, spaces.Discrete(3), lambda _: 1e-3).to("meta")
+    found = policy.probabilities(rows)
+    assert (found.device.type, found.shape) == ("meta", (2, 3))
 
 
 def test_expected_cost_matches_the_sum_computed_by_hand() -> None:
