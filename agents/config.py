@@ -197,7 +197,8 @@ class SmoothingConfig:
     max_features: float = 0.3
     """Share of the features that a split of a tree is chosen from."""
     min_leaf: int = 20
-    """Rows that a leaf holds at least; more of them average away more noise, and more detail."""
+    """Rows that a leaf holds at least, or a 200th of the forest's where that is fewer; more of them average away more
+    noise, and more detail."""
     max_rows: int = 50_000
     """Train rows that the forest is fitted on, and the policy learns from, at most; a random sample of more."""
 

@@ -20,7 +20,9 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
 from agents.config import DistillConfig
+from agents.divergence import check_layers
 from agents.gate_policy import GatePolicy
+from agents.layers import linear_layers
 from envs.actions import Action
 from envs.batch import OutcomeBatches, RowSampler
 
@@ -69,6 +71,9 @@ def distil(
         config: of the student.
         seed: of the student's first weights and of the order of the questions.
         progress: called after every step with the number of steps done.
+
+    Raises:
+        Diverged: training left the finite numbers.
     """
     known = _Teacher(teacher)
     generator = th.Generator().manual_seed(seed)
@@ -97,6 +102,7 @@ def distil(
         if progress is not None:
             progress(step)
     network.load_state_dict(kept)
+    check_layers(linear_layers(network), seed, "distill")
     with th.no_grad():
         logits, chances = network(held_out).double().numpy(), wanted.double().exp().numpy()  # [n, A]
     temperature = fit_temperature(logits, chances)

@@ -24,15 +24,15 @@ class Diverged(SafeError):
     Args:
         seed: of the run.
         what: is not finite.
-        agent: who learned, ppo or exact.
+        section: of the configuration, whose learning rate it was: ppo, exact or distill.
     """
 
-    def __init__(self, seed: int, what: str, agent: str) -> None:
+    def __init__(self, seed: int, what: str, section: str) -> None:
         self.reason = f"seed {seed}: {what}"
-        super().__init__(f"Training diverged, {self.reason}; lower {agent}.learning_rate.")
+        super().__init__(f"Training diverged, {self.reason}; lower {section}.learning_rate.")
 
 
-def check_figures(figures: Mapping[str, float], seed: int, agent: str) -> None:
+def check_figures(figures: Mapping[str, float], seed: int, section: str) -> None:
     """Refuse an entry of the history with a figure that is no finite number.
 
     Raises:
@@ -40,21 +40,21 @@ def check_figures(figures: Mapping[str, float], seed: int, agent: str) -> None:
     """
     for name, value in figures.items():
         if not math.isfinite(value):
-            raise Diverged(seed, f"{name} is {value} after {figures['step']:.0f} steps", agent)
+            raise Diverged(seed, f"{name} is {value} after {figures['step']:.0f} steps", section)
 
 
-def check_layers(layers: Layers, seed: int, agent: str) -> None:
+def check_layers(layers: Layers, seed: int, section: str) -> None:
     """Refuse layers with a number that is not finite.
 
     Raises:
         Diverged: there is one.
     """
     if not all(np.isfinite(part).all() for layer in layers for part in layer):
-        raise Diverged(seed, LOST, agent)
+        raise Diverged(seed, LOST, section)
 
 
 @contextmanager
-def sampling(seed: int, agent: str) -> Iterator[None]:
+def sampling(seed: int, section: str) -> Iterator[None]:
     """Tell weights that are no longer numbers, which torch meets first when it samples from them, from our mistakes.
 
     Raises:
@@ -64,5 +64,5 @@ def sampling(seed: int, agent: str) -> Iterator[None]:
         yield
     except (RuntimeError, ValueError) as error:
         if re.search(r"probability tensor contains|found invalid values", str(error)):
-            raise Diverged(seed, LOST, agent) from error
+            raise Diverged(seed, LOST, section) from error
         raise

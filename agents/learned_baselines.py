@@ -96,7 +96,7 @@ class NearestNeighbours(Baseline):
 
 
 class SupervisedMLP(Baseline):
-    """A tanh network of the size of a distilled policy that predicts the gains: squared error, early stopping.
+    """A tanh network of one hidden layer or more that predicts the gains: squared error, early stopping.
 
     Args:
         hidden: widths of the hidden layers.

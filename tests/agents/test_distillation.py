@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from agents.config import DistillConfig
 from agents.distillation import Student, calibration_error, distil, fit_temperature
+from agents.divergence import Diverged
 from agents.gate_policy import GatePolicy
 from envs.batch import OutcomeBatches
 from envs.config import RewardConfig
@@ -175,3 +177,12 @@ def test_calibration_error_matches_bins_added_up_by_hand() -> None:
 def test_a_setting_out_of_range_is_refused_with_a_remedy(values: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         DistillConfig(**values)
+
+
+def test_a_student_that_leaves_the_finite_numbers_does_not_ship(rows: Rows) -> None:
+    """Of a teacher that never uses audio it looks like a perfect one: the largest of numbers that are none is skip."""
+    never = teacher(rows["train"], (12,))
+    never.layers[-1] = np.zeros((2, 12), np.float32), np.array([20.0, 0.0], np.float32)
+    never = GatePolicy(never.normaliser, never.layers, never.actions)
+    with pytest.raises(Diverged, match=r"seed 2: the policy is no longer finite; lower distill\.learning_rate"):
+        distil(never, rows["train"], rows["validation"], replace(QUICK, steps=40, learning_rate=1e30), 2)
