@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
-from stable_baselines3.common.logger import configure
+from stable_baselines3.common.logger import Logger, configure
 
 from agents.averaging import WeightAverage
 from agents.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
@@ -59,7 +59,8 @@ def train_ppo(
     saved = checkpoints if resume and checkpoints is not None and has_checkpoint(checkpoints) else None
     if saved is None:
         model.multiplier.start_at(_start(task))  # at the final alpha, which the curriculum is about to take back
-    model.set_logger(configure(str(log_dir) if log_dir else None, ["tensorboard"] if log_dir else []))
+    # Without a folder `configure` would leave one of its own among the system's temporary files.
+    model.set_logger(configure(str(log_dir), ["tensorboard"]) if log_dir else Logger(None, []))
     curriculum = Curriculum(config.curriculum, config.reward.alpha)
     curriculum.set_on(environment, 0)  # before the first questions are drawn
     split = task.rows.split

@@ -246,6 +246,14 @@ def test_events_are_written_where_asked(table: OutcomeTable, tmp_path: Path) -> 
     assert list(tmp_path.glob("events.out.tfevents.*"))
 
 
+def test_nothing_is_written_where_nothing_is_asked_for(
+    table: OutcomeTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    _train(table, dataclasses.replace(CONFIG, total_timesteps=400))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(("averaging", "trees"), [(0.0, 5), (0.9, 0)])
 def test_averaging_and_smoothing_may_be_off_and_a_run_still_goes_on_to_the_bit(
     table: OutcomeTable, tmp_path: Path, averaging: float, trees: int
