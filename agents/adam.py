@@ -14,7 +14,7 @@ from torch.optim.adamw import adamw
 
 
 class AdamW:
-    """Moves parameters by their gradients, with torch's defaults for the averages.
+    """Moves parameters by their gradients, with torch's defaults for the averages; without decay it is Adam.
 
     Args:
         parameters: on the CPU; all of them have a gradient at every step.

@@ -19,6 +19,7 @@ import torch as th
 from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
+from agents.adam import AdamW
 from agents.config import DistillConfig
 from agents.divergence import check_layers
 from agents.gate_policy import GatePolicy
@@ -80,7 +81,7 @@ def distil(
     pool = known.entry(train, RowSampler(len(train), seed).draw(min(len(train), _LARGEST_POOL)))  # [P, E]
     rows = RowSampler(len(pool), seed)
     network, centre = _start(known, pool[:_ROWS_TO_START_FROM], config.hidden, generator)
-    optimiser = th.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True)
+    optimiser = AdamW(network.parameters(), config.learning_rate)
     held_out = known.entry(validation, np.arange(len(validation)))  # [n, E]
     wanted = known.answer(held_out)  # [n, A]
     every = max(config.steps // _LOOKS, 1)
@@ -90,9 +91,8 @@ def distil(
         loss = nn.functional.kl_div(
             network(states).log_softmax(dim=1), known.answer(states), log_target=True, reduction="batchmean"
         )
-        for group in optimiser.param_groups:
-            group["lr"] = config.learning_rate * (1 + math.cos(math.pi * step / config.steps)) / 2
-        optimiser.zero_grad()
+        optimiser.learning_rate = config.learning_rate * (1 + math.cos(math.pi * step / config.steps)) / 2
+        network.zero_grad()
         loss.backward()
         optimiser.step()
         if step % every == 0 or step == config.steps:

@@ -12,13 +12,13 @@ from torch import nn
 from agents.adam import AdamW
 
 
-@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_every_step_is_that_of_torch_to_the_bit(weight_decay: float) -> None:
+@pytest.mark.parametrize(("kind", "weight_decay"), [("AdamW", 0.0), ("AdamW", 0.1), ("Adam", 0.0)])
+def test_every_step_is_that_of_torch_to_the_bit(kind: str, weight_decay: float) -> None:
     torch.manual_seed(0)
     ours, theirs = nn.Linear(5, 3), nn.Linear(5, 3)
     theirs.load_state_dict(ours.state_dict())
     optimizer = AdamW(ours.parameters(), 0.01, weight_decay)
-    reference = torch.optim.AdamW(theirs.parameters(), 0.01, weight_decay=weight_decay, fused=True)
+    reference = getattr(torch.optim, kind)(theirs.parameters(), 0.01, weight_decay=weight_decay, fused=True)
     for rate in (0.01, 0.01, 0.005):
         inputs = torch.randn(4, 5)
         optimizer.learning_rate = reference.param_groups[0]["lr"] = rate
