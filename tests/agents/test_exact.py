@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Literal
 
@@ -135,6 +137,15 @@ def test_a_step_goes_up_the_gradient_and_the_average_follows() -> None:
     np.testing.assert_allclose(moved, 0.125 * np.sign(_gradient(0.1)[1]), atol=1e-4)  # Adam's first step
     averaged = _layer(learner.average.network).bias.detach().numpy() - np.array(BIAS)
     np.testing.assert_allclose(averaged, moved * 10 / 11, atol=1e-6)
+
+
+def test_a_step_loads_neither_torchs_compiler_nor_sympy() -> None:
+    code = (
+        "import sys, torch; from agents.config import ExactConfig; from agents.exact import ExactLearner, GateNetwork\n"
+        "ExactLearner(GateNetwork(2, (), 2, 'relu'), ExactConfig()).step(torch.ones(3, 2), torch.ones(3, 2))\n"
+        "print(*({'sympy', 'torch._dynamo'} & sys.modules.keys()))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"\n"
 
 
 def test_weights_decay_in_proportion_to_the_step_size() -> None:
