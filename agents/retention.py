@@ -55,7 +55,8 @@ class RetentionBuffer:
     ) -> None:
         if cost.ndim != 3 or len(cost) == 0:
             raise ConfigError(
-                f"The retention buffer needs costs of shape (rows, constraints, actions), got {cost.shape}."
+                f"The retention buffer needs costs of shape (rows, constraints, actions), got {cost.shape}; give e.g. "
+                f"cost[:, None, :] of one constraint."
             )
         if not np.isfinite(cost).all():
             raise ConfigError("The retention buffer needs finite costs, got NaN or infinity; check the table's scores.")
@@ -63,7 +64,7 @@ class RetentionBuffer:
         if any(len(part) != len(cost) for part in parts):
             raise ConfigError(
                 f"The retention buffer needs one cost per observation, got {[len(part) for part in parts]} of them "
-                f"and {len(cost)} costs."
+                f"and {len(cost)} costs; give those of the same rows."
             )
         self.n_rows, self.n_constraints, self.margin, self.decided = len(cost), cost.shape[1], margin, decided
         square = cost**2 if square is None else square

@@ -228,7 +228,7 @@ def _ranking(chances: np.ndarray, decisions: np.ndarray, actions: int) -> tuple[
     if chances.shape not in (decisions.shape, (*decisions.shape, actions)):
         raise ConfigError(
             f"chances must have shape {decisions.shape} or {(*decisions.shape, actions)}, as the decisions have, got "
-            f"{chances.shape}."
+            f"{chances.shape}; give those of the same rows."
         )
     if chances.ndim == 3:
         return 1.0 - chances[..., 0], chances[..., 1:].argmax(axis=2) + 1

@@ -46,7 +46,9 @@ class Calibration:
             paying: the action that is taken where audio is used, int64 [S, n] or [n].
         """
         if chances.min() < -1e-6 or chances.max() > 1 + 1e-6:  # beyond rounding
-            raise ConfigError(f"chances must lie in [0, 1], got {chances.min():g} to {chances.max():g}.")
+            raise ConfigError(
+                f"chances must lie in [0, 1], got {chances.min():g} to {chances.max():g}; give probabilities."
+            )
         chances = np.clip(chances, 0, 1)
         reward = self.rows.reward
         right = self._taken(reward, chances, paying) > reward[:, Action.SKIP]  # [S, n]

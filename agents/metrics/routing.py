@@ -59,7 +59,10 @@ class Routing:
         """
         scores = np.atleast_2d(np.asarray(scores, dtype=np.float64))
         if scores.shape[1] != len(self.rows) or np.isnan(scores).any():
-            raise ConfigError(f"scores must have shape (seeds, {len(self.rows)}) and no NaN, got {scores.shape}.")
+            raise ConfigError(
+                f"scores must have shape (seeds, {len(self.rows)}) and no NaN, got {scores.shape} with "
+                f"{np.isnan(scores).sum()} NaN; give every row a number."
+            )
         paying = np.broadcast_to(np.asarray(paying, dtype=np.int64), scores.shape)
         figures = np.stack([self._figures(*pair) for pair in zip(scores, paying, strict=True)], axis=1)  # [1 + b, S, M]
         result: dict[str, Interval | None] = {}

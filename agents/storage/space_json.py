@@ -33,7 +33,10 @@ def describe_space(space: spaces.Space[Any], name: str) -> tuple[dict[str, Any],
             parts[key], of_part = describe_space(part, f"{name}.{key}")
             arrays |= of_part
         return {"kind": "Dict", "parts": parts}, arrays
-    raise ConfigError(f"A space must be Box, Discrete, MultiDiscrete, MultiBinary or a Dict of them, got {space}.")
+    raise ConfigError(
+        f"A space must be Box, Discrete, MultiDiscrete, MultiBinary or a Dict of them, got {space}; "
+        f"wrap the environment."
+    )
 
 
 def restore_space(description: Mapping[str, Any], name: str, arrays: Mapping[str, np.ndarray]) -> spaces.Space[Any]:
