@@ -18,7 +18,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import LinearSchedule, get_system_info, obs_as_tensor
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from torch import Tensor, nn
 
 from agents.buffer import CostRolloutBuffer, Step, map_observations
@@ -162,8 +162,9 @@ class PPOLagrangian(PPO):
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """Take another environment of the same spaces and the same number of copies."""
+        if isinstance(env, VecEnv):
+            check_environment(unwrap_vec_normalize(env), self.action_space)
         super().set_env(env, force_reset)
-        check_environment(self._vec_normalize_env, self.action_space)
 
     def set_limits(self, limits: float | Sequence[float] | np.ndarray) -> None:
         """Hold the costs below other limits from the next update on: one number, or one per constraint."""

@@ -224,6 +224,9 @@ def test_normalised_observations_train_and_normalised_rewards_are_refused(runner
         PPOLagrangian("MlpPolicy", VecNormalize(make()), CONFIG, limits)
     with pytest.raises(ValueError, match=r"VecNormalize rescales rewards but not costs"):
         model.set_env(VecNormalize(make()))
+    normalize = model.get_vec_normalize_env()
+    assert normalize is not None
+    assert not normalize.norm_reward  # what was refused was not taken
 
 
 @pytest.mark.parametrize("reward", [float("nan"), float("inf"), -float("inf")])
