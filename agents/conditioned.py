@@ -18,7 +18,7 @@ import torch as th
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from agents.divergence import check_layers
+from agents.divergence import check_layers, run_of
 from agents.dual import settle
 from agents.exact import ExactLearner, GateNetwork
 from agents.gate_policy import GatePolicy
@@ -88,7 +88,8 @@ class ConditionedPolicy:
             if progress is not None:
                 progress(step)
         self.network = learner.average.network
-        check_layers(linear_layers(self.network), task.seed, "exact")
+        with run_of(task.seed, "exact"):
+            check_layers(linear_layers(self.network), exact.steps)
 
     def at(self, alpha: float, gamma: float, multipliers: np.ndarray) -> GatePolicy:
         """Return the policy of some prices as an ordinary one.

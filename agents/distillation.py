@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from agents.adam import AdamW
 from agents.config import DistillConfig
-from agents.divergence import check_layers
+from agents.divergence import check_layers, run_of
 from agents.gate_policy import GatePolicy
 from agents.layers import linear_layers
 from envs.actions import Action
@@ -102,7 +102,8 @@ def distil(
         if progress is not None:
             progress(step)
     network.load_state_dict(kept)
-    check_layers(linear_layers(network), seed, "distill")
+    with run_of(seed, "distill"):
+        check_layers(linear_layers(network), config.steps)
     with th.no_grad():
         logits, chances = network(held_out).double().numpy(), wanted.double().exp().numpy()  # [n, A]
     temperature = fit_temperature(logits, chances)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from agents.buffer import CostRolloutBuffer, Step, map_observations
 from agents.config import LagrangianConfig, PPOConfig
 from agents.cost_policy import CostActorCriticCnnPolicy, CostActorCriticPolicy
+from agents.divergence import sampling
 from agents.episodes import EpisodeMeter, check_environment, check_rewards, read_costs, within_bounds
 from agents.multiplier import LagrangeMultiplier
 from agents.objective import Weights, clip_gradients, mixed_advantages, ppo_slopes
@@ -190,7 +191,8 @@ class PPOLagrangian(PPO):
                 observations = self.policy.prepare(obs_as_tensor(self._last_obs, self.device))
                 if not fresh:
                     observations = map_observations(th.clone, observations)
-                actions, log_probs, values, cost_values = self.policy.act(observations)
+                with sampling(self.num_timesteps, self._last_obs):
+                    actions, log_probs, values, cost_values = self.policy.act(observations)
             new_observations, rewards, dones, infos = env.step(within_bounds(actions, self.action_space))
             self.num_timesteps += env.num_envs
             callback.update_locals(locals())
@@ -245,7 +247,8 @@ class PPOLagrangian(PPO):
         for _ in range(self.n_epochs):
             for batch in self.rollout_buffer.get(self.batch_size):
                 advantages = mixed_advantages(batch, multiplier, self.normalize_advantage)
-                roots, slopes, record = ppo_slopes(self.policy, batch, advantages, clip_range, weights)
+                with sampling(self.num_timesteps):
+                    roots, slopes, record = ppo_slopes(self.policy, batch, advantages, clip_range, weights)
                 if self.target_kl is not None and record[RECORDED.index("approx_kl")] > 1.5 * self.target_kl:
                     break
                 records.append(record)

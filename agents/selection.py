@@ -13,6 +13,7 @@ import numpy as np
 import torch as th
 from torch import Tensor
 
+from agents.divergence import lost
 from agents.retention import ProbabilityPolicy, RetentionBuffer
 
 
@@ -91,9 +92,16 @@ class FeasibleBest:
         self.weights: dict[str, Tensor] = {}
 
     def consider(self, step: int, policy: WeightedPolicy, ships: bool = True) -> Judgement:
-        """Judge the policy as it is now; if it may ship and is the best so far, keep a copy of its weights."""
+        """Judge the policy as it is now; if it may ship and is the best so far, keep a copy of its weights.
+
+        Raises:
+            Diverged: a probability is no number, which would pass for never using audio.
+        """
         with th.no_grad():
-            self.actions = policy.probabilities(self.observations).cpu().numpy().argmax(axis=1)  # (n,)
+            probabilities = policy.probabilities(self.observations).cpu().numpy()  # (n, A)
+        if not np.isfinite(probabilities).all():
+            raise lost(step)
+        self.actions = probabilities.argmax(axis=1)  # (n,)
         judgement = self._judge(step, policy)
         if ships and judgement.better_than(self.best):
             self.best = judgement

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from agents.config import AgentConfig
-from agents.divergence import check_figures, check_layers, sampling
+from agents.divergence import check_figures, run_of
 from agents.gate_policy import GatePolicy
 from agents.layers import Layers
 from agents.outcome_model import OutcomeModel
@@ -132,21 +132,20 @@ def train_agent(
 
     def keep(entry: dict[str, float]) -> None:
         further = measure(task.selection.actions) if measure is not None and "validation/utility" in entry else {}
-        check_figures(entry | further, seed, config.agent)
+        check_figures(entry | further)
         history.append(entry | further)
         if progress is not None:
             progress(int(entry["step"]), history[-1])
 
-    if config.agent == "exact":
-        from agents.exact import train_exact
+    with run_of(seed, config.agent):
+        if config.agent == "exact":
+            from agents.exact import train_exact
 
-        layers, saturated = train_exact(task, keep)
-    else:
-        from agents.train_ppo import train_ppo
+            layers, saturated = train_exact(task, keep)
+        else:
+            from agents.train_ppo import train_ppo
 
-        with sampling(seed, config.agent):
             layers, saturated = train_ppo(task, history, keep, checkpoints, resume, log_dir)
-    check_layers(layers, seed, config.agent)
     assert task.selection.best is not None  # considered at the end of training at the latest
     activation = config.exact.activation if config.agent == "exact" else config.ppo.activation
     selected, fallback = task.selection.best, None

@@ -15,8 +15,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper,
 from agents.buffer import Step
 from agents.config import LagrangianConfig, PPOConfig
 from agents.cost_policy import CostActorCriticPolicy
+from agents.divergence import Diverged
 from agents.ppo_lagrangian import PPOLagrangian
 from agents.truncation import bootstrap_truncated
+from supervised.errors import DataError
 
 CONFIG = PPOConfig(
     num_envs=8,
@@ -235,6 +237,21 @@ def test_rewards_that_are_no_numbers_are_refused_in_one_line(runner: Any, reward
     with pytest.raises(ValueError, match=r"A reward must be a finite number, got (nan|-?inf); check") as error:
         PPOLagrangian("MlpPolicy", env, CONFIG, LagrangianConfig(limit=(1.0, 2.0))).learn(8)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("actions", ["Discrete", "Box"])
+def test_observations_that_are_no_numbers_are_told_from_a_policy_that_is_none(actions: str) -> None:
+    def make() -> Effort:
+        return Effort(BOX, ACTIONS[actions], 5)
+
+    def blind() -> gymnasium.Env[Any, Any]:
+        return gymnasium.wrappers.TransformObservation(make(), lambda seen: seen * np.float32(np.nan), BOX)
+
+    env, limits = DummyVecEnv([make] * 8), LagrangianConfig(limit=1.0)
+    with pytest.raises(DataError, match="An observation must hold finite numbers, got NaN or infinity; check the"):
+        PPOLagrangian("MlpPolicy", DummyVecEnv([blind] * 8), CONFIG, limits).learn(8)
+    with pytest.raises(Diverged, match=r"the policy is no longer finite after .* steps; lower learning_rate\.$"):
+        PPOLagrangian("MlpPolicy", env, CONFIG, limits, learning_rate=1e300).learn(1_024)
 
 
 def test_limits_of_the_wrong_number_are_refused(runner: Any) -> None:

@@ -184,5 +184,5 @@ def test_a_student_that_leaves_the_finite_numbers_does_not_ship(rows: Rows) -> N
     never = teacher(rows["train"], (12,))
     never.layers[-1] = np.zeros((2, 12), np.float32), np.array([20.0, 0.0], np.float32)
     never = GatePolicy(never.normaliser, never.layers, never.actions)
-    with pytest.raises(Diverged, match=r"seed 2: the policy is no longer finite; lower distill\.learning_rate"):
+    with pytest.raises(Diverged, match=r"seed 2: the policy is no .* after 40 steps; lower distill\.learning_rate"):
         distil(never, rows["train"], rows["validation"], replace(QUICK, steps=40, learning_rate=1e30), 2)

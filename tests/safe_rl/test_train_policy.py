@@ -167,6 +167,17 @@ def test_a_limit_that_was_refused_can_be_corrected_in_the_same_folder(
     assert read(tmp_path)["limit"] == [0.1]
 
 
+@pytest.mark.parametrize("agent", ["ppo", "exact"])
+def test_training_that_leaves_the_finite_numbers_is_one_line_and_leaves_no_policy(
+    agent: str, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(options(table, tmp_path / "run", "--agent", agent, f"--{agent}.learning_rate", "1e300")) == 1
+    told = capsys.readouterr().err
+    assert "error: Training diverged, seed 0: " in told
+    assert f"; lower {agent}.learning_rate." in told
+    assert not list((tmp_path / "run").glob("policies/seed-0/policy.*"))
+
+
 def test_training_that_ends_before_alpha_is_final_is_warned_of(
     table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

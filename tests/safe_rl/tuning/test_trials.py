@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from agents.divergence import Diverged
 from envs.outcomes import OutcomeTable
 from safe_rl.config import RunConfig
 from safe_rl.options import parse
 from safe_rl.tuning.config import TuneConfig
-from safe_rl.tuning.trials import SeedResult, Yardstick, _Watch, limits_broken, objectives, worth
+from safe_rl.tuning.trials import Bench, SeedResult, Yardstick, _Watch, limits_broken, objectives, worth
 
 RESULT = SeedResult(0, 100, utility=0.5, accuracy=0.75, latency_ms=10.0, usage=0.5, excess=-0.02, bound=-0.01)
 RESULTS = [RESULT, replace(RESULT, seed=1, utility=0.25, accuracy=0.25, latency_ms=14.0, bound=0.03)]
@@ -56,6 +58,16 @@ def test_a_policy_reports_ten_times_what_would_be_selected_so_far() -> None:
     watch(2000, entry(0.1))  # the last rollout ends beyond the total
     told = {step: pytest.approx((0.8 + value) / 2) for step, value in ((11, -1.5), (12, 0.2), (13, 0.4), (14, 0.6))}
     assert dict(reports) == told | {20: pytest.approx(0.7)}
+
+
+@pytest.mark.parametrize("agent", ["ppo", "exact"])
+def test_a_trial_that_diverges_is_never_taken_for_one_that_skips(
+    agent: str, table: Path, options: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    argv = options(table, tmp_path, "--agent", agent, f"--{agent}.learning_rate", "1e300")
+    config = parse(RunConfig, argv, "tune", "")
+    with pytest.raises(Diverged, match=r"seed 0: (the policy is no longer finite|train/.* is nan) after"):
+        list(Bench(OutcomeTable.open(table), config).train(config, lambda step, value: None))
 
 
 def test_trials_are_measured_on_the_validation_rows_that_agents_are_judged_on(
