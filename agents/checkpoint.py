@@ -21,7 +21,7 @@ from torch import Tensor
 from agents.ppo_lagrangian import PPOLagrangian
 from agents.storage.agent_state import network_parameters, network_tensors, progress_of, set_progress, under
 from agents.storage.environment_state import get_state, set_state
-from supervised.errors import CheckpointError
+from supervised.errors import CheckpointError, SafeError
 from supervised.files import sha256_file, write_json, write_tensors
 
 FORMAT, VERSION, STATE = "safe-rl-checkpoint", 2, "checkpoint.json"
@@ -119,7 +119,11 @@ def load_checkpoint(
         raise CheckpointError(
             f"No checkpoint at {directory}: {error.filename} is missing; start the run without resume."
         ) from error
-    except (KeyError, TypeError, RuntimeError, json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+    except (
+        KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, SafetensorError
+    ) as error:  # fmt: skip
+        if isinstance(error, SafeError):
+            raise
         reason = str(error).splitlines()[0] if str(error) else ""
         raise CheckpointError(
             f"The checkpoint at {directory} is damaged ({type(error).__name__}: {reason}); "

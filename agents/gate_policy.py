@@ -181,14 +181,17 @@ def load_policy(directory: Path | str) -> GatePolicy:
             raise CheckpointError(f"{directory / TENSORS} has a wrong checksum; restore the file or train again.")
         tensors = load_file(directory / TENSORS)
         stored = {name.removeprefix("normaliser."): value for name, value in tensors.items() if name[0] == "n"}
-        normaliser = ObservationNormaliser.from_tensors(stored, description["normaliser"])
+        normaliser = ObservationNormaliser.from_tensors(stored, dict(description["normaliser"]))
+        dict(description["provenance"])  # whoever loads a policy reads it next
         layers = [
             (tensors[f"layers.{i}.weight"], tensors[f"layers.{i}.bias"]) for i in range(len(description["hidden"]) + 1)
         ]
         return GatePolicy(normaliser, layers, tuple(description["actions"]), description["activation"])
     except FileNotFoundError as error:
         raise CheckpointError(f"No policy at {directory}: {error.filename} is missing; train one first.") from error
-    except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, SafetensorError) as error:
+        if isinstance(error, CheckpointError):
+            raise
         raise CheckpointError(
             f"The policy at {directory} is damaged ({type(error).__name__}: {error}); restore it or train again."
         ) from error

@@ -55,11 +55,12 @@ def pareto(config: RunConfig) -> None:
         certificates, told = certify_cells(table, config, cells)
         sweep = _judge(table, config, cells, certificates)
         write_csv(place / "pareto.csv", sweep)
-        _draw(place, sweep, config, table, certificates)
+        other, damaged = _other_sweep(config, table)
+        _draw(place, sweep, config, other, certificates)
         _write_metrics(place / "metrics.json", table, sweep, seeds)
         folder.finish()
     _tell(sweep, LEARNED[config.agent])
-    for warning in filter(None, [told, short_curriculum(config), *warnings_of(cells)]):
+    for warning in filter(None, [told, damaged, short_curriculum(config), *warnings_of(cells)]):
         print(f"warning: {warning}", file=sys.stderr)
     print(f"Curve: {place / 'pareto.png'} and {place / 'pareto.html'}, figures: {place / 'pareto.csv'}")
 
@@ -113,17 +114,17 @@ def _draw(
     place: Path,
     sweep: dict[float, Comparison],
     config: RunConfig,
-    table: OutcomeTable,
+    other: dict[str, list[Any]],
     certificates: dict[Cell, Certificate],
 ) -> None:
-    """Draw the sweep twice: a PNG to print, and an HTML file that shows every figure."""
+    """Draw the sweep twice, beside the curve of the other agent: a PNG, and an HTML file that shows every figure."""
     from safe_rl.interactive import draw_interactive
     from safe_rl.pictures import draw_pareto
 
     learned, seeds = LEARNED[config.agent], config.pareto.seeds
     names = [learned, *(["certified"] if certificates else []), *MOVING]
     curves = {name: [policies[name] for policies in sweep.values()] for name in names}
-    curves |= _other_sweep(config, table)
+    curves |= other
     marks = {}
     if certificates:
         used = [all(certificates[alpha, seed].threshold < math.inf for seed in range(seeds)) for alpha in sweep]
@@ -136,18 +137,24 @@ def _draw(
     draw_interactive(curves, points, place / "pareto.html", title, labels, marks)
 
 
-def _other_sweep(config: RunConfig, table: OutcomeTable) -> dict[str, list[Any]]:
-    """Return the curve of the other agent's sweep, if the run has one of the same table and alphas."""
-    curves = {}
-    for agent, folder in PLACES.items():
-        path = Path(config.run_dir) / folder / "metrics.json"
-        if agent == config.agent or not path.is_file():
-            continue
+def _other_sweep(config: RunConfig, table: OutcomeTable) -> tuple[dict[str, list[Any]], str | None]:
+    """Return the curve of the other agent's sweep, if the run has one of the same table and alphas.
+
+    Returns:
+        The curve by its name, or nothing; and one line if the sweep is there but cannot be read.
+    """
+    (agent,) = PLACES.keys() - {config.agent}
+    path = Path(config.run_dir) / PLACES[agent] / "metrics.json"
+    if not path.is_file():
+        return {}, None
+    try:
         found = json.loads(path.read_text(encoding="utf-8"))
         alphas = [point["alpha"] for point in found["points"]]
-        if found["table_sha256"] == table.fingerprint and alphas == sorted(config.pareto.alphas):
-            curves[LEARNED[agent]] = [point["policies"][LEARNED[agent]] for point in found["points"]]
-    return curves
+        if found["table_sha256"] != table.fingerprint or alphas != sorted(config.pareto.alphas):
+            return {}, None
+        return {LEARNED[agent]: [point["policies"][LEARNED[agent]] for point in found["points"]]}, None
+    except (ValueError, KeyError, TypeError):
+        return {}, f"{path} is damaged, so its curve is not drawn; run pareto --agent {agent} again."
 
 
 def _write_metrics(path: Path, table: OutcomeTable, sweep: dict[float, Comparison], seeds: list[int]) -> None:

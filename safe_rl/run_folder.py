@@ -127,8 +127,10 @@ class RunFolder:
             return
         path = self.path / "metrics.jsonl"
         if path.exists():
-            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _whole(line)]
-            kept = [line for line in lines if not ((told := json.loads(line))["part"] == part and told["step"] > step)]
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            kept = [
+                line for line in lines if (told := _record(line)) and not (told["part"] == part and told["step"] > step)
+            ]
             write_text(path, "".join(f"{line}\n" for line in kept))
         if (self.path / self._tracker / part).exists():
             self._writer(part, purge_step=step + 1)
@@ -170,7 +172,7 @@ class RunFolder:
         """Return what earlier commands left in `run.json`, the latest last."""
         try:
             before = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-            return [*before.pop("earlier", []), before]
+            return [entry for entry in (*before.pop("earlier", []), before) if isinstance(entry, dict)]
         except (OSError, ValueError, AttributeError, TypeError):
             return []  # nothing there, or a damaged file: the history is a convenience, not an input
 
@@ -181,9 +183,13 @@ def _config_file(verb: str, earlier: list[dict[str, Any]]) -> str:
     return "config.yaml" if verb in (OWNER, *written[-1:]) or not written else f"config-{verb}.yaml"
 
 
-def _whole(line: str) -> bool:
-    """Whether a line was written to its end; a kill may have cut the last one."""
-    return line.startswith("{") and line.endswith("}")
+def _record(line: str) -> dict[str, Any] | None:
+    """Return what a line of `metrics.jsonl` tells; None: it is no record, as a kill may have cut the last one."""
+    try:
+        told = json.loads(line)
+        return {"part": str(told["part"]), "step": float(told["step"])}
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def versions() -> dict[str, str | None]:

@@ -199,5 +199,5 @@ def steps_done(folder: Path) -> int:
     """Return the step of a folder's checkpoint, 0 without one: where training will go on."""
     try:
         return int(json.loads((folder / "checkpoint" / "checkpoint.json").read_text(encoding="utf-8"))["num_timesteps"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return 0  # a damaged checkpoint is reported, with its remedy, by whoever loads it

@@ -180,7 +180,9 @@ def test_features_of_different_questions_are_refused() -> None:
         policy.decide({"image": np.zeros((2, 2)), "audio_preview": np.zeros((3, 4))})
 
 
-@pytest.mark.parametrize("damage", ["missing", "checksum", "json", "version", "layers", "activation"])
+@pytest.mark.parametrize(
+    "damage", ["missing", "checksum", "json", "version", "layers", "activation", "normaliser", "provenance"]
+)
 def test_a_damaged_policy_is_refused_in_one_line(trained: Any, tmp_path: Path, damage: str) -> None:
     save_policy(tmp_path, trained[0])
     tensors, path = tmp_path / "policy.safetensors", tmp_path / "policy.json"
@@ -195,6 +197,8 @@ def test_a_damaged_policy_is_refused_in_one_line(trained: Any, tmp_path: Path, d
         path.write_text(json.dumps(description | {"version": 99}))
     elif damage == "activation":
         path.write_text(json.dumps(description | {"activation": "gelu"}))
+    elif damage in ("normaliser", "provenance"):
+        path.write_text(json.dumps(description | {damage: None}))
     else:
         path.write_text(json.dumps(description | {"hidden": [8, 5, 5, 5]}))
     with pytest.raises(ValueError, match=r"missing|wrong checksum|damaged|version 99|'gelu', allowed are") as error:

@@ -113,7 +113,7 @@ def test_the_checkpoint_of_another_run_is_refused(
         _train(table, config, seed, checkpoints=tmp_path, resume=True)
 
 
-@pytest.mark.parametrize("damage", ["tensors", "json", "missing", "key"])
+@pytest.mark.parametrize("damage", ["tensors", "json", "missing", "key", "identity", "random_numpy"])
 def test_a_damaged_checkpoint_is_refused_in_one_line(table: OutcomeTable, tmp_path: Path, damage: str) -> None:
     _train(table, checkpoints=tmp_path)
     state, (tensors,) = tmp_path / "checkpoint.json", tmp_path.glob("*.safetensors")
@@ -123,6 +123,8 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(table: OutcomeTable, tmp_pa
         state.write_text(state.read_text()[:100])
     elif damage == "missing":
         tensors.unlink()
+    elif damage in ("identity", "random_numpy"):
+        state.write_text(json.dumps(json.loads(state.read_text()) | {damage: ["other", 1, 0, 0.0]}))
     else:
         state.write_text(
             json.dumps({key: v for key, v in json.loads(state.read_text()).items() if key != "environment"})

@@ -85,6 +85,17 @@ def test_the_exact_agent_trains_a_network_per_seed_and_again_for_a_higher_price(
     assert certificate["alpha"] == 1.0
 
 
+def test_a_damaged_sweep_of_the_other_agent_is_left_out_with_a_line(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "pareto" / "metrics.json"
+    other.parent.mkdir()
+    other.write_text('{"points": [')
+    argv = options(table, tmp_path, "[1]", "--agent", "exact", "--pareto.seeds", "1", "--pareto.workers", "1")
+    assert main([*argv, "--smoothing.trees", "0", "--exact.steps", "20"]) == 0
+    assert f"warning: {other} is damaged, so its curve is not drawn; run pareto --agent ppo" in capsys.readouterr().err
+
+
 def test_all_policies_of_a_seed_come_from_one_network(table: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     place = run / "pareto_exact"

@@ -55,6 +55,13 @@ def test_the_end_writes_the_figures(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run.json").read_text())["finished"] is not None
 
 
+def test_a_damaged_history_does_not_stand_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"verb": "train_policy", "earlier": [5]}')
+    with RunFolder(tmp_path) as folder:
+        folder.begin(Small(), "train_policy", [])
+    assert [entry["verb"] for entry in json.loads((tmp_path / "run.json").read_text())["earlier"]] == ["train_policy"]
+
+
 def test_earlier_commands_are_kept(tmp_path: Path) -> None:
     for verb in ("train_stage_a", "build_outcomes", "train_policy"):
         with RunFolder(tmp_path) as folder:
@@ -106,8 +113,9 @@ def test_a_part_that_goes_on_records_nothing_twice(tmp_path: Path) -> None:
         for step in (1, 2, 3):
             folder.record(step, {"train/loss": float(step)}, "seed-0")
             folder.record(step, {"train/loss": 9.0}, "seed-1")
-    with open(tmp_path / "metrics.jsonl", "a") as file:
-        file.write('{"time": 1, "part": "se')  # a kill in the middle of a line
+    with open(tmp_path / "metrics.jsonl", "ab") as file:
+        file.write(b'{}\n{"time": 1, "pa{"time": 2}\n\xff\xfe\n')  # a disk that failed
+        file.write(b'{"time": 1, "part": "se')  # a kill in the middle of a line
     with RunFolder(tmp_path) as folder:
         folder.rewind("seed-0", 1)
         folder.record(2, {"train/loss": 20.0}, "seed-0")
