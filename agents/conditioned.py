@@ -8,10 +8,11 @@ for goals, Schaul et al. 2015). A limit needs no training: its multiplier is fou
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -23,8 +24,10 @@ from agents.dual import settle
 from agents.exact import ExactLearner, GateNetwork
 from agents.gate_policy import GatePolicy
 from agents.layers import linear_layers
+from agents.multiplier import checked_limits
 from agents.task import Task
 from envs.batch import RowSampler
+from supervised.differences import differences
 from supervised.errors import CheckpointError, ConfigError
 from supervised.files import sha256_file, write_json, write_tensors
 
@@ -101,15 +104,23 @@ class ConditionedPolicy:
         layers = linear_layers(self._folded(alpha, gamma, multipliers))
         return GatePolicy(rows.normaliser, layers, rows.problem.actions, activation)
 
-    def solve(self, alpha: float, gamma: float, limits: np.ndarray | None = None) -> tuple[GatePolicy, np.ndarray]:
+    def solve(
+        self, alpha: float, gamma: float, limits: float | Sequence[float] | np.ndarray | None = None
+    ) -> tuple[GatePolicy, np.ndarray]:
         """Return the policy that meets the limits at these prices, and its multipliers [K].
 
         Args:
             alpha: price of latency.
             gamma: price of irrelevance.
             limits: on the mean cost [K]; None: those of the task. One that no multiplier meets gets the largest.
+
+        Raises:
+            ConfigError: a price lies beyond what the network was trained for, or the limits are not K numbers >= 0.
         """
-        limits = self.task.limits if limits is None else np.asarray(limits, dtype=np.float64)
+        if limits is None:
+            limits = self.task.limits
+        else:
+            limits = checked_limits(self.task.config.lagrangian, limits, len(self.task.limits))
 
         def spent(k: int, multipliers: np.ndarray) -> Callable[[float], float]:
             return partial(self._spent, alpha, gamma, k, multipliers)
@@ -123,10 +134,11 @@ class ConditionedPolicy:
         return float(self.task.retention.decided_cost(self._folded(alpha, gamma, tried))[1][k])
 
     def save(self, directory: Path) -> None:
-        """Write the network and its largest prices as safetensors and JSON, the JSON last."""
+        """Write the network, its largest prices and what it is about as safetensors and JSON, the JSON last."""
         (directory / DESCRIPTION).unlink(missing_ok=True)  # an earlier network's: a kill must not leave half of each
         write_tensors(directory / TENSORS, {name: value.numpy() for name, value in self.network.state_dict().items()})
-        write_json(directory / DESCRIPTION, {"prices": asdict(self.prices), "sha256": sha256_file(directory / TENSORS)})
+        facts = {"prices": asdict(self.prices), "task": self._about(), "sha256": sha256_file(directory / TENSORS)}
+        write_json(directory / DESCRIPTION, facts)
 
     @classmethod
     def load(cls, directory: Path, task: Task) -> ConditionedPolicy:
@@ -140,6 +152,12 @@ class ConditionedPolicy:
             if sha256_file(directory / TENSORS) != description["sha256"]:
                 raise CheckpointError(f"{directory / TENSORS} has a wrong checksum; delete {directory} to train again.")
             policy = cls(task, Prices(**description["prices"]))
+            about = policy._about()
+            for name, there, here in differences(description.get("task", about), about):  # earlier files do not tell
+                raise CheckpointError(
+                    f"The network in {directory} is of another task ({name} {there} there, {here} here); give its own, "
+                    f"or delete the folder to train it again."
+                )
             policy.network.load_state_dict(load_file(directory / TENSORS))
         except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
             if isinstance(error, CheckpointError):
@@ -149,6 +167,14 @@ class ConditionedPolicy:
                 f"delete the folder to train it again."
             ) from error
         return policy
+
+    def _about(self) -> dict[str, Any]:
+        """Return what weights do not tell: by another table, scale or activation they would be read wrongly."""
+        return {
+            "table": self.task.rows.split.table.fingerprint,
+            "maximum": float(self.maximum),
+            "activation": self.task.config.exact.activation,
+        }
 
     def _folded(self, alpha: float, gamma: float, multipliers: np.ndarray) -> GateNetwork:
         """Return the network of these prices alone: prices that do not change are part of the first bias."""

@@ -138,8 +138,8 @@ def checked_limits(
     config: LagrangianConfig, limits: float | Sequence[float] | np.ndarray, n_constraints: int
 ) -> np.ndarray:
     """Return limits [K] that pass the checks of the configuration, whose own limits they replace."""
-    given = np.asarray(limits, dtype=np.float64)
-    limit = tuple(given.ravel().tolist()) if given.ndim else float(given)
+    given = np.asarray(limits)
+    limit = tuple(given.ravel().tolist()) if given.ndim else given.item()
     return np.asarray(replace(config, limit=limit).limits(n_constraints), dtype=np.float64)
 
 

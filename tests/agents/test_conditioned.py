@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,6 +90,23 @@ def test_a_price_beyond_those_of_training_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=f"trained for {told}.*train one for more"):
         trained.solve(alpha, gamma)
+
+
+@pytest.mark.parametrize("limits", [[0.1, 0.2], [], ["x"], [-1.0], float("nan")])
+def test_limits_that_are_not_one_number_per_constraint_are_refused(trained: ConditionedPolicy, limits: Any) -> None:
+    with pytest.raises(ConfigError, match=r"lagrangian.limit must be .*; use e\.g\. 0\.003"):
+        trained.solve(0.6, GAMMA, limits)
+
+
+def test_the_network_of_another_task_is_refused(trained: ConditionedPolicy, task: Task, tmp_path: Path) -> None:
+    trained.save(tmp_path)
+    exact, lagrangian = task.config.exact, task.config.lagrangian
+    for config, told in (
+        (replace(task.config, exact=replace(exact, activation="tanh")), "activation relu there, tanh here"),
+        (replace(task.config, lagrangian=replace(lagrangian, maximum=80.0)), r"maximum 20\.0 there, 80\.0 here"),
+    ):
+        with pytest.raises(CheckpointError, match=rf"is of another task \({told}\); give its own, or delete"):
+            ConditionedPolicy.load(tmp_path, Task(task.rows, task.rows, config, seed=0))
 
 
 def test_a_network_comes_back_from_disk(trained: ConditionedPolicy, task: Task, tmp_path: Path) -> None:

@@ -149,6 +149,7 @@ def test_limits_move_one_for_all_or_one_each() -> None:
         ([0.1], r"one number or 2 \(one per constraint\), got 1: \[0\.1\]"),
         ([0.1, -1.0], r"a number >= 0, or a list of them, got -1\.0"),
         (float("nan"), r"a number >= 0, or a list of them, got nan"),
+        ("loose", r"a number >= 0, or a list of them, got 'loose'"),
     ],
 )
 def test_limits_that_make_no_sense_are_refused(limits: Any, message: str) -> None:
