@@ -13,6 +13,8 @@ from scipy.special import betaincc, betaincinv  # scipy.stats would take half a 
 
 BET = 0.75
 """Largest share of the wealth that one question may cost (c of arXiv:2010.09686, whose authors suggest 1/2 or 3/4)."""
+SMALLEST_LIMIT = 1e-9
+"""Limit below which `questions_needed` gives up: nobody has so many questions, and counts leave the integers."""
 MOST = 1 << 20
 """Questions beyond which `clean_drops_needed` gives up."""
 
@@ -39,8 +41,8 @@ def upper_bound(count: int, n: int, delta: float) -> float:
 
 
 def questions_needed(rate: float, limit: float, delta: float) -> int | None:
-    """Return how many questions certify the limit if events go on at `rate`; None: no number does."""
-    if rate >= limit:
+    """Return how many questions certify the limit if events go on at `rate`; None: no number does, or too many."""
+    if rate >= limit or limit < SMALLEST_LIMIT:
         return None
     if rate <= 0:
         return _fewest(0, limit, delta)

@@ -87,6 +87,8 @@ def test_the_number_needed_certifies_the_rate_it_was_asked_for(rate: float, delt
 def test_no_number_certifies_a_rate_at_the_limit_or_a_limit_of_zero() -> None:
     assert questions_needed(0.01, 0.01, 0.05) is None
     assert questions_needed(0.0, 0.0, 0.05) is None
+    assert questions_needed(0.0, 1e-300, 0.05) is None
+    assert questions_needed(0.0, 1e-9, 1e-300) == pytest.approx(300 * np.log(10) / 1e-9, rel=1e-3)
     assert questions_needed(0.01 - 1e-9, 0.01, 0.05) is None  # it would take more than 10^14
 
 
