@@ -90,7 +90,8 @@ def check_space(config: RunConfig) -> None:
     space = distributions(config)
     if not space:
         raise ConfigError(f"tune.space varies nothing that agent {config.agent} reads; give e.g. a learning_rate.")
-    inside = own_settings(config, space)
+    multipliers = ("lagrangian.initial", "lagrangian.maximum")
+    inside = {key: value for key, value in own_settings(config, space).items() if key in multipliers}
     ends = {
         key: kind.choices if isinstance(kind, CategoricalDistribution) else (kind.low, kind.high)
         for key, kind in space.items()
