@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, Literal
 
-from envs.config import RewardConfig
+from envs.config import LARGEST_PRICE, RewardConfig
 from supervised.errors import ConfigError
 
 
@@ -274,7 +274,8 @@ class CurriculumConfig:
 
     def __post_init__(self) -> None:
         _require("curriculum.steps", self.steps, "a whole number >= 0", self.steps >= 0, "20000")
-        _require("curriculum.initial", self.initial, ">= 0", self.initial >= 0, "0")
+        allowed = f"between 0 and {LARGEST_PRICE:g}"
+        _require("curriculum.initial", self.initial, allowed, 0 <= self.initial <= LARGEST_PRICE, "0")
         if (cap := self.cap_initial) is not None:
             _require("curriculum.cap_initial", cap, "a whole number of at least 1, or null", cap >= 1, "4")
         for name in ("audio_share_initial", "audio_share_final"):

@@ -9,6 +9,9 @@ from typing import Literal
 from supervised.config import check_budgets
 from supervised.errors import ConfigError
 
+LARGEST_PRICE = 1e6
+"""In accuracy points: beyond it a reward in single precision no longer knows what an answer is worth."""
+
 
 @dataclass(frozen=True)
 class RewardConfig:
@@ -26,6 +29,8 @@ class RewardConfig:
             value = getattr(self, name)
             if not (value >= 0 and math.isfinite(value)):
                 raise ConfigError(f"reward.{name} must be a finite number >= 0, got {value}; use e.g. 0.1.")
+            if value > LARGEST_PRICE:
+                raise ConfigError(f"reward.{name} must be at most {LARGEST_PRICE:g}, got {value}; use e.g. 0.1.")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from agents.config import (
     PPOConfig,
     SmoothingConfig,
 )
-from envs.config import OutcomesConfig, RewardConfig
+from envs.config import LARGEST_PRICE, OutcomesConfig, RewardConfig
 from safe_rl.tuning.config import TuneConfig
 from supervised.config import BridgeConfig, DataConfig, ModelConfig, check_choice
 from supervised.demo.config import PretrainConfig
@@ -41,6 +41,10 @@ class ParetoConfig:
     def __post_init__(self) -> None:
         if not self.alphas or any(alpha < 0 or not math.isfinite(alpha) for alpha in self.alphas):
             raise ConfigError(f"pareto.alphas must be numbers >= 0, got {list(self.alphas)}; use e.g. [0, 0.6, 2].")
+        if max(self.alphas) > LARGEST_PRICE:
+            raise ConfigError(
+                f"pareto.alphas must be at most {LARGEST_PRICE:g}, got {max(self.alphas):g}; use e.g. [0, 0.6, 2]."
+            )
         if len({f"{alpha:g}" for alpha in self.alphas}) < len(self.alphas):  # as the folders are named
             raise ConfigError(
                 f"pareto.alphas must differ in six digits, got {list(self.alphas)}; leave the repeated ones out."

@@ -32,6 +32,9 @@ def only_line(capsys: pytest.CaptureFixture[str]) -> str:
     [
         (["--reward.alfa", "1"], "unknown option --reward.alfa, did you mean --reward.alpha"),
         (["--reward.alpha", "-1"], "reward.alpha must be a finite number >= 0, got -1.0"),
+        (["--reward.alpha", "1e30"], "reward.alpha must be at most 1e+06, got 1e+30"),
+        (["--curriculum.initial", "1e300"], "curriculum.initial must be between 0 and 1e+06, got 1e+300"),
+        (["--pareto.alphas", "[0, 1e30]"], "pareto.alphas must be at most 1e+06, got 1e+30"),
         (["--seeds", "0"], "seeds must be at least 1, got 0; use e.g. 5."),
         (["--total_timesteps", "-5"], "total_timesteps must be at least 1, got -5"),
         (["--pareto.alphas", "[-1]"], "pareto.alphas must be numbers >= 0, got [-1.0]"),
