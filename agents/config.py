@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from numbers import Real
-from typing import Any, Literal
+from numbers import Integral, Real
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from envs.config import LARGEST_PRICE, RewardConfig
 from supervised.errors import ConfigError
@@ -44,6 +44,48 @@ def _checked_limits(name: str, limit: Any, allowed: str) -> float | tuple[float,
             raise ConfigError(f"{name} must be {allowed}, got {limit!r}; use e.g. 0.003.")
         _require(name, number := float(value), allowed, number >= 0, "0.003")
     return limits if several else limit
+
+
+def _require_kinds(section: str, config: Any) -> None:
+    """Raise the one-line error of a field that is not of its type; make lists tuples and NumPy's numbers plain ones.
+
+    So comparisons with fields do not fail, and a configuration can be hashed and written as JSON.
+    """
+    for name, kind in get_type_hints(type(config)).items():
+        if not _fits(value := getattr(config, name), kind):
+            usual = getattr(type(config), name)
+            raise ConfigError(f"{section}{name} must be {_told(kind)}, got {value!r}; use e.g. {usual}.")
+        object.__setattr__(config, name, _plain(value))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return tuple(map(_plain, value))
+    if isinstance(value, bool | int | float) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Return whether a value is of a field's type; NumPy's numbers are, and a list stands for a tuple."""
+    parts = get_args(kind)
+    if get_origin(kind) is tuple:
+        return isinstance(value, list | tuple) and all(_fits(each, parts[0]) for each in value)
+    if get_origin(kind) is Literal:
+        return True  # each of these has a check of its own
+    if parts:
+        return any(_fits(value, part) for part in parts)
+    numbers = {int: Integral, float: Real}
+    return isinstance(value, numbers.get(kind, kind)) and (kind is bool or not isinstance(value, bool))
+
+
+def _told(kind: Any) -> str:
+    parts = get_args(kind)
+    if get_origin(kind) is tuple:
+        return f"a list, each {_told(parts[0])}"
+    if parts:
+        return " or ".join(map(_told, parts))
+    return {int: "a whole number", float: "a number", bool: "True or False"}.get(kind, "None")
 
 
 def _require_activation(section: str, activation: str) -> None:
@@ -99,6 +141,7 @@ class PPOConfig:
     """Weight of the past in the average of the weights over rollouts, which is what ships; 0: the last weights."""
 
     def __post_init__(self) -> None:
+        _require_kinds("ppo.", self)
         for name in ("num_envs", "n_steps", "batch_size", "n_epochs"):
             value = getattr(self, name)
             _require(f"ppo.{name}", value, "a whole number of at least 1", value >= 1, str(getattr(PPOConfig, name)))
@@ -160,6 +203,7 @@ class LagrangianConfig:
     def __post_init__(self) -> None:
         limit = _checked_limits("lagrangian.limit", self.limit, "a number >= 0, or a list of them")
         object.__setattr__(self, "limit", limit)  # a list becomes a tuple: the configuration stays hashable
+        _require_kinds("lagrangian.", self)
         if self.update not in ("sgd", "pi", "pid"):
             raise ConfigError(f"lagrangian.update must be sgd, pi or pid, got {self.update!r}; use e.g. sgd.")
         _require("lagrangian.lr", self.lr, "> 0", self.lr > 0, "20")
@@ -203,6 +247,7 @@ class SmoothingConfig:
     """Train rows that the forest is fitted on, and the policy learns from, at most; a random sample of more."""
 
     def __post_init__(self) -> None:
+        _require_kinds("smoothing.", self)
         _require("smoothing.trees", self.trees, "a whole number >= 0", self.trees >= 0, "6")
         _require("smoothing.folds", self.folds, "a whole number >= 2", self.folds >= 2, "3")
         _require(
@@ -243,6 +288,7 @@ class ExactConfig:
     the second half ships."""
 
     def __post_init__(self) -> None:
+        _require_kinds("exact.", self)
         for name in ("batch_size", "steps", "judgements"):
             value = getattr(self, name)
             example = str(getattr(ExactConfig, name))
@@ -273,6 +319,7 @@ class CurriculumConfig:
     """Share of audio questions at the end, e.g. 0.35 where a table holds very few or very many; null: the table's."""
 
     def __post_init__(self) -> None:
+        _require_kinds("curriculum.", self)
         _require("curriculum.steps", self.steps, "a whole number >= 0", self.steps >= 0, "20000")
         allowed = f"between 0 and {LARGEST_PRICE:g}"
         _require("curriculum.initial", self.initial, allowed, 0 <= self.initial <= LARGEST_PRICE, "0")
@@ -327,10 +374,11 @@ class CertifyConfig:
         methods = ("harm", "usage", "drop")
         if self.method not in methods:
             raise ConfigError(f"certify.method must be one of {', '.join(methods)}, got {self.method!r}; use harm.")
-        _require("certify.delta", self.delta, "between 0 and 1, neither included", 0 < self.delta < 1, "0.05")
         if self.limit is not None:
             limit = _checked_limits("certify.limit", self.limit, "a number >= 0, a list of them, or null")
             object.__setattr__(self, "limit", limit)
+        _require_kinds("certify.", self)
+        _require("certify.delta", self.delta, "between 0 and 1, neither included", 0 < self.delta < 1, "0.05")
         _require("certify.grid", self.grid, "a whole number of at least 1", self.grid >= 1, "1000")
         _require("certify.seed", self.seed, "a whole number >= 0", self.seed >= 0, "0")
 
@@ -363,6 +411,7 @@ class DistillConfig:
     """Whether the student is also written as gate.onnx; needs the extra [export]."""
 
     def __post_init__(self) -> None:
+        _require_kinds("distill.", self)
         for name in ("hidden", "steps", "batch_size"):
             value = getattr(self, name)
             example = str(getattr(DistillConfig, name))

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import pytest
 
 from agents.config import (
@@ -16,6 +19,7 @@ from agents.config import (
     PPOConfig,
     SmoothingConfig,
 )
+from supervised.errors import ConfigError
 
 
 def test_importing_the_configuration_imports_nothing_heavy() -> None:
@@ -87,3 +91,32 @@ def test_limits_of_several_sets_leave_the_configuration_hashable() -> None:
 @pytest.mark.parametrize("config", [LagrangianConfig, CertifyConfig])
 def test_a_list_of_limits_is_a_tuple_of_them(config: Callable[..., Any]) -> None:
     assert config(limit=[0.1, 0.2]) == config(limit=(0.1, 0.2))
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "message"),
+    [
+        (PPOConfig, {"n_steps": 2.5}, r"^ppo\.n_steps must be a whole number, got 2\.5; use e\.g\. 1\.$"),
+        (PPOConfig, {"n_epochs": True}, r"^ppo\.n_epochs must be a whole number, got True"),
+        (PPOConfig, {"hidden": 64}, r"^ppo\.hidden must be a list, each a whole number, got 64"),
+        (PPOConfig, {"normalize_advantage": "no"}, r"^ppo\.normalize_advantage must be True or False, got 'no'"),
+        (PPOConfig, {"target_kl": "x"}, r"^ppo\.target_kl must be a number or None, got 'x'"),
+        (LagrangianConfig, {"lr": None}, r"^lagrangian\.lr must be a number, got None; use e\.g\. 20\.0"),
+        (LagrangianConfig, {"limit": True}, r"^lagrangian\.limit must be a number .*, got True"),
+    ],
+)
+def test_values_of_another_type_are_refused_in_one_line(
+    kind: Callable[..., Any], given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        kind(**given)
+
+
+def test_lists_and_numbers_of_numpy_become_plain_values() -> None:
+    values: dict[str, Any] = {"hidden": [np.int64(8)], "learning_rate": np.float32(0.5)}
+    ppo = PPOConfig(**values)
+    assert json.dumps(asdict(ppo))
+    assert hash(ppo) == hash(PPOConfig(hidden=(8,), learning_rate=0.5))
+    limits: Any = [np.float32(0.5), 1]
+    assert json.dumps(asdict(LagrangianConfig(limit=limits)))
+    assert LagrangianConfig(limit=limits) == LagrangianConfig(limit=(0.5, 1.0))
