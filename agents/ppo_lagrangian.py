@@ -90,7 +90,9 @@ class PPOLagrangian(PPO):
         _init_setup_model: bool = True,
         **keywords: Unpack[Keywords],
     ) -> None:
-        check_kinds(policy, self.policy_aliases, lagrangian)
+        check_kinds(policy, self.policy_aliases, lagrangian, n_constraints)
+        if env is None and _init_setup_model:
+            raise ConfigError("PPOLagrangian needs an environment, got None; give one, or the id of a registered one.")
         self.policy_name = policy if isinstance(policy, str) else None
         self.given_policy_kwargs = dict(policy_kwargs or {})
         self.config = configured(config, keywords, None if env is None else getattr(env, "num_envs", 1))
@@ -152,6 +154,10 @@ class PPOLagrangian(PPO):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
+        if self.env is None:
+            raise ConfigError(
+                "This agent has no environment to learn on; give PPOLagrangian.load(..., env=...) one, or call set_env."
+            )
         if self.retention_missing:
             raise ConfigError(
                 "This agent measured its cost on a retention buffer, which its file does not hold; "

@@ -124,13 +124,16 @@ def configured(config: PPOConfig | None, keywords: Mapping[str, Any], n_envs: in
     return settings
 
 
-def check_kinds(policy: Any, names: Iterable[str], lagrangian: Any) -> None:
+def check_kinds(policy: Any, names: Iterable[str], lagrangian: Any, n_constraints: Any) -> None:
     """Refuse what the types of the constructor do not allow, and what a user of stable-baselines3 may give instead.
 
     Raises:
-        ConfigError: `policy` is no class with cost critics, or `lagrangian` no configuration.
+        ConfigError: `policy` has no cost critics, `lagrangian` is no configuration, or `n_constraints` no number.
     """
-    if not (isinstance(policy, str) or (isinstance(policy, type) and issubclass(policy, CostActorCriticPolicy))):
+    if not (
+        (isinstance(policy, str) and policy in names)
+        or (isinstance(policy, type) and issubclass(policy, CostActorCriticPolicy))
+    ):
         raise ConfigError(
             f"policy must be {', '.join(names)} or a class that derives from CostActorCriticPolicy, because it needs "
             f"cost critics, got {policy!r}; use e.g. MlpPolicy."
@@ -138,6 +141,12 @@ def check_kinds(policy: Any, names: Iterable[str], lagrangian: Any) -> None:
     if not isinstance(lagrangian, LagrangianConfig | None):
         raise ConfigError(
             f"lagrangian must be a LagrangianConfig, got {lagrangian!r}; use e.g. LagrangianConfig(limit=25.0)."
+        )
+    whole = isinstance(n_constraints, Integral) and not isinstance(n_constraints, bool)
+    if n_constraints is not None and not (whole and n_constraints >= 0):
+        raise ConfigError(
+            f"n_constraints must be a whole number >= 0, or None for as many as there are limits, got "
+            f"{n_constraints!r}; leave it out."
         )
 
 

@@ -193,6 +193,13 @@ def test_arguments_of_the_policy_are_taken() -> None:
         ),
         ({"learning_rates": 1e-3}, r"no setting learning_rates; did you mean learning_rate, or give it in config"),
         ({"lr": 1e-3}, r"PPOLagrangian has no setting lr; it takes batch_size, "),
+        (
+            {"policy": "Mlp"},
+            r"policy must be MlpPolicy, CnnPolicy, MultiInputPolicy or a class .*, got 'Mlp'; use",
+        ),
+        ({"env": None}, r"^PPOLagrangian needs an environment, got None; give one"),
+        ({"n_constraints": -1}, r"^n_constraints must be a whole number >= 0, .*, got -1; leave it out\.$"),
+        ({"n_constraints": "2"}, r"^n_constraints must be a whole number >= 0, .*, got '2'; leave it out\.$"),
         ({"config": 3e-4}, r"config must be a PPOConfig, got 0\.0003; give .* by name, e\.g\. learning_rate=3e-4"),
         ({"lagrangian": 25.0}, r"lagrangian must be a LagrangianConfig, got 25\.0; use e\.g\. LagrangianConfig\(limit"),
         (

@@ -65,6 +65,8 @@ def test_a_loaded_agent_predicts_without_an_environment_and_trains_on_with_one(
     assert np.array_equal(
         alone.predict(observations, deterministic=True)[0], model.predict(observations, None, None, True)[0]
     )
+    with pytest.raises(ConfigError, match=r"has no environment to learn on; give PPOLagrangian\.load\("):
+        alone.learn(100)
     alone.set_env(_env(runner))
     weights = torch.cat([parameter.flatten() for parameter in alone.policy.parameters()]).clone()
     alone.learn(100, reset_num_timesteps=False)
@@ -231,7 +233,10 @@ def test_a_missing_a_cut_and_a_compressed_file_are_refused(model: PPOLagrangian,
         ({"config": {"hidden": [8, 4], "code": "x"}}, r"does not fit together \(TypeError: .*'code'"),
         ({"config": {"hidden": [8, 4], "n_steps": 0}}, r"does not fit together \(ConfigError: ppo\.n_steps must be"),
         ({"lagrangian": {"limit": [-1, 0]}}, r"does not fit together \(ConfigError: lagrangian\.limit must be"),
-        ({"policy": "os.system"}, r"does not fit together \(ValueError: Policy os\.system unknown"),
+        (
+            {"policy": "os.system"},
+            r"does not fit together \(ConfigError: policy must be MlpPolicy, .* got 'os\.system'",
+        ),
         ({"policy_kwargs": {"activation_fn": {"torch.nn": "Module.apply"}}}, r"torch\.nn has no module Module\.apply"),
         ({"policy_kwargs": {"activation_fn": {"torch.nn": "functional"}}}, r"torch\.nn has no module functional"),
         ({"policy_kwargs": {"surprise": 1}}, r"does not fit together \(TypeError: .*surprise"),
