@@ -148,6 +148,17 @@ class OutcomeTable:
         """Number of rows of every split."""
         return {name: int((self._split_codes == code).sum()) for code, name in enumerate(TABLE_SPLITS)}
 
+    def shared_group(self) -> tuple[int, str, str] | None:
+        """Return a group that has rows in two splits, and these splits; None: every group lies in one split only."""
+        group = self.gather("group", np.arange(len(self)))  # [N]
+        order = np.lexsort((self._split_codes, group))
+        group, split = group[order], self._split_codes[order]
+        found = np.flatnonzero((group[1:] == group[:-1]) & (split[1:] != split[:-1]))
+        if len(found) == 0:
+            return None
+        first, second = (TABLE_SPLITS[split[row]] for row in (found[0], found[0] + 1))
+        return int(group[found[0]]), first, second
+
     def split(self, name: str) -> TableSplit:
         """Return the rows of one split.
 

@@ -41,6 +41,7 @@ def certify(config: RunConfig) -> None:
     """Write a certificate beside every policy of the run, and what the certified gates do on the test split."""
     from safe_rl.certifying import check_test_rows, keep_certificates, other_reward, policies_of, table_of
     from safe_rl.run_folder import RunFolder
+    from safe_rl.training import divided_groups
     from supervised.files import write_json
 
     run_dir = Path(config.run_dir)
@@ -66,7 +67,7 @@ def certify(config: RunConfig) -> None:
         folder.finish()
     for family, result in certified.items():
         _tell(TITLES[family], result)
-    for warning in filter(None, [other_reward(config, run_dir), _gate_zero(table)]):
+    for warning in filter(None, [divided_groups(table), other_reward(config, run_dir), _gate_zero(table)]):
         print(f"warning: {warning}", file=sys.stderr)
     print(f"Certificates: certificate.json beside each policy; figures: {run_dir / 'certify.json'}")
 

@@ -45,7 +45,7 @@ def distill(config: RunConfig) -> None:
     from safe_rl.certifying import other_reward, table_of
     from safe_rl.distilling import certify_students, claim_students, export, judge, shortfalls, teachers_of
     from safe_rl.run_folder import RunFolder
-    from safe_rl.training import check_splits
+    from safe_rl.training import check_splits, divided_groups
     from supervised.files import write_json
 
     run_dir = Path(config.run_dir)
@@ -72,7 +72,11 @@ def distill(config: RunConfig) -> None:
             entry["validation"] = known["validation"]
             if config.distill.onnx:
                 entry["onnx_difference"] = export(pairs[entry["seed"]][1])
-        warnings = [*filter(None, [other_reward(config, run_dir)]), *recertified, *shortfalls(told["seeds"])]
+        warnings = [
+            *filter(None, [divided_groups(table), other_reward(config, run_dir)]),
+            *recertified,
+            *shortfalls(told["seeds"]),
+        ]
         write_json(run_dir / "distill.json", _summary(config, table) | told | {"warnings": warnings})
         folder.finish()
     _tell(told)

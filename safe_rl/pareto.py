@@ -40,7 +40,7 @@ def pareto(config: RunConfig) -> None:
     from safe_rl.pipeline import check_inputs, open_table
     from safe_rl.run_folder import RunFolder
     from safe_rl.sweep import certify_cells, check_cells, claim_cells, train_cells, warnings_of
-    from safe_rl.training import check_splits, short_curriculum
+    from safe_rl.training import check_splits, divided_groups, short_curriculum
 
     check_inputs(config)
     place = Path(config.run_dir) / PLACES[config.agent]
@@ -60,7 +60,7 @@ def pareto(config: RunConfig) -> None:
         _write_metrics(place / "metrics.json", table, sweep, seeds)
         folder.finish()
     _tell(sweep, LEARNED[config.agent])
-    for warning in filter(None, [told, damaged, short_curriculum(config), *warnings_of(cells)]):
+    for warning in filter(None, [divided_groups(table), told, damaged, short_curriculum(config), *warnings_of(cells)]):
         print(f"warning: {warning}", file=sys.stderr)
     print(f"Curve: {place / 'pareto.png'} and {place / 'pareto.html'}, figures: {place / 'pareto.csv'}")
 

@@ -40,7 +40,14 @@ def train_policy(config: RunConfig) -> None:
     """Train every seed, judge all policies on the test split, and write the run folder."""
     from safe_rl.pipeline import check_inputs, open_table
     from safe_rl.run_folder import RunFolder
-    from safe_rl.training import check_policies, check_splits, claim_policies, short_curriculum, unconstrained
+    from safe_rl.training import (
+        check_policies,
+        check_splits,
+        claim_policies,
+        divided_groups,
+        short_curriculum,
+        unconstrained,
+    )
     from supervised.processes import Processes
 
     processes, folder = Processes.current(), RunFolder(config.run_dir)
@@ -56,7 +63,7 @@ def train_policy(config: RunConfig) -> None:
         check_splits(table)
         artefact = claim_policies(folder.path / "policies", config, table)
         decisions, chances, warnings = _train_seeds(config, table, folder, seeds)
-        warnings[:0] = filter(None, [unconstrained(config, table), short_curriculum(config)])
+        warnings[:0] = filter(None, [divided_groups(table), unconstrained(config, table), short_curriculum(config)])
         if table.provenance.get("gate_zero_bit_exact") is False:
             warnings.insert(0, "with gate 0 this model is not the base to the bit; do not ship it.")
         from safe_rl.comparison import compare

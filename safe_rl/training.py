@@ -106,6 +106,18 @@ def unconstrained(config: RunConfig, table: OutcomeTable) -> str | None:
     )
 
 
+def divided_groups(table: OutcomeTable) -> str | None:
+    """Return one line if a group has rows in two splits, so that what is measured was partly learned; else None."""
+    if (found := table.shared_group()) is None:
+        return None
+    group, *splits = found
+    return (
+        f"group {group} of the table in {table.directory} has rows in {' and '.join(splits)}; questions of one group "
+        f"are not independent, so figures look better than they are and no certificate holds: put every group into "
+        f"one split."
+    )
+
+
 def what_matters(config: RunConfig) -> dict[str, Any]:
     """Return the part of the configuration that changes what a policy learns."""
     return {name: to_dict(getattr(config, name)) for name in MATTERS[config.agent]}

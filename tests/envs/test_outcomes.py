@@ -295,6 +295,20 @@ def test_the_fingerprint_names_the_contents(make_table: Callable[..., Path]) -> 
     assert OutcomeTable.open(make_table("c", seed=2)).fingerprint != same[0]
 
 
+@pytest.mark.parametrize(
+    ("group", "found"),
+    [
+        ([7, 7, 3, 5, 1], None),
+        ([7, 3, 3, 5, 1], (3, "train", "calibration")),
+        ([4, 6, 1, 2, 1], (1, "calibration", "test")),
+    ],
+)
+def test_a_group_in_two_splits_is_found(tmp_path: Path, group: list[int], found: tuple[int, str, str] | None) -> None:
+    split = np.array([0, 0, 2, 1, 3], dtype=np.uint8)
+    folder = foreign_table(tmp_path, changes={"group": np.array(group, dtype=np.int64), "split": split})
+    assert OutcomeTable.open(folder).shared_group() == found
+
+
 def test_a_sample_of_a_split_is_always_the_same_rows_in_their_order(synthetic_table: Path) -> None:
     train = OutcomeTable.open(synthetic_table).split("train")
     some = train.sample(20)

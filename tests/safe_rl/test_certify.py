@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from agents.certificates.certificate import CertifiedGate, load_certificate
 from envs.outcomes import OutcomeTable
 from safe_rl import train_policy
 from safe_rl.certify import main
+from supervised.files import sha256_file, write_tensors
 
 QUICK = "--total_timesteps 4000 --seeds 2 --ppo.num_envs 500 --ppo.batch_size 250 --curriculum.steps 500".split()
 LOOSE = ["--certify.limit", "0.05"]
@@ -164,6 +166,21 @@ def test_another_reward_than_that_of_training_is_told(
     assert told.startswith("warning: the policies were trained for another reward")
     assert "give --reward.alpha 0.6 to choose by theirs" in told
     assert load_certificate(run_dir / "policies" / "seed-0").alpha == 0.2
+
+
+def test_a_group_in_two_splits_is_told(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mixed = Path(shutil.copytree(table, tmp_path / "mixed"))
+    part = mixed / "part-00000.safetensors"
+    write_tensors(part, load_file(part) | {"group": np.zeros(1200, dtype=np.int64)})
+    header = json.loads((mixed / "table.json").read_text())
+    header["parts"][0]["sha256"] = sha256_file(part)
+    (mixed / "table.json").write_text(json.dumps(header))
+    quick = "--seeds 1 --agent exact --exact.steps 20 --exact.judgements 2 --smoothing.trees 0".split()
+    told = f"warning: group 0 of the table in {mixed} has rows in train and validation; questions of one group are not"
+    assert train_policy.main(["--table", str(mixed), "--run_dir", str(tmp_path / "run"), *quick]) == 0
+    assert told in capsys.readouterr().err
+    assert certify(tmp_path / "run", mixed) == 0
+    assert told in capsys.readouterr().err
 
 
 def test_a_base_that_gate_zero_changes_is_told(
