@@ -114,7 +114,12 @@ class GatePolicy:
         try:
             parts = [features[name] for name in self._widths]
             joined = np.concatenate(parts, axis=-1)
-        except (KeyError, ValueError):
+        except (KeyError, ValueError, TypeError):
+            if not isinstance(features, Mapping):
+                raise ConfigError(
+                    f"The policy takes an array, or a mapping with one per feature, got {type(features).__name__}; "
+                    f"give np.asarray(...)."
+                ) from None
             parts, joined = [], np.empty(0)
         if [np.shape(part)[-1] for part in parts] == list(self._widths.values()):
             return joined

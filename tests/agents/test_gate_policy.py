@@ -180,6 +180,16 @@ def test_features_of_different_questions_are_refused() -> None:
         policy.decide({"image": np.zeros((2, 2)), "audio_preview": np.zeros((3, 4))})
 
 
+@pytest.mark.parametrize("given", [[0.0, 0.0], "raw", None])
+def test_what_is_neither_array_nor_mapping_is_refused(given: Any) -> None:
+    normaliser = ObservationNormaliser({"image": np.zeros(2)}, {"image": np.ones(2)})
+    policy = GatePolicy(normaliser, [(np.zeros((2, 2)), np.zeros(2))], ("skip", "use"))
+    with pytest.raises(
+        ValueError, match=r"takes an array, or a mapping with one per feature, got .*; give np\.asarray"
+    ):
+        policy.decide(given)
+
+
 @pytest.mark.parametrize(
     "damage", ["missing", "checksum", "json", "version", "layers", "activation", "normaliser", "provenance"]
 )
