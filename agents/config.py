@@ -6,91 +6,12 @@ The defaults of the agents were chosen by measurement on the demo's table and on
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from numbers import Integral, Real
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Literal
 
+from agents.checks import one_or_several, per_constraint, require, require_activation, require_kinds
 from envs.config import LARGEST_PRICE, RewardConfig
 from supervised.errors import ConfigError
-
-
-def _require(name: str, value: float, allowed: str, fine: bool, example: str) -> None:
-    """Raise the one-line error of a value that is out of range."""
-    if not (fine and math.isfinite(value)):
-        raise ConfigError(f"{name} must be {allowed}, got {value}; use e.g. {example}.")
-
-
-def _per_constraint(name: str, limit: float | tuple[float, ...], n_constraints: int) -> list[float]:
-    """Return one limit per constraint, or raise the one-line error of a list of another length."""
-    if not isinstance(limit, tuple):
-        return [float(limit)] * n_constraints
-    if len(limit) != n_constraints:
-        raise ConfigError(
-            f"{name} must be one number or {n_constraints} (one per constraint), "
-            f"got {len(limit)}: {list(limit)}; use e.g. 0.003."
-        )
-    return [float(value) for value in limit]
-
-
-def _checked_limits(name: str, limit: Any, allowed: str) -> float | tuple[float, ...]:
-    """Return one limit, or all of a list as a tuple, or raise the one-line error of what is neither."""
-    several = isinstance(limit, list | tuple)
-    limits = tuple(limit) if several else (limit,)
-    if not limits:
-        raise ConfigError(f"{name} must be a number or a list of at least one, got []; use e.g. 0.003.")
-    for value in limits:
-        if not isinstance(value, Real):
-            raise ConfigError(f"{name} must be {allowed}, got {limit!r}; use e.g. 0.003.")
-        _require(name, number := float(value), allowed, number >= 0, "0.003")
-    return limits if several else limit
-
-
-def _require_kinds(section: str, config: Any) -> None:
-    """Raise the one-line error of a field that is not of its type; make lists tuples and NumPy's numbers plain ones.
-
-    So comparisons with fields do not fail, and a configuration can be hashed and written as JSON.
-    """
-    for name, kind in get_type_hints(type(config)).items():
-        if not _fits(value := getattr(config, name), kind):
-            usual = getattr(type(config), name)
-            raise ConfigError(f"{section}{name} must be {_told(kind)}, got {value!r}; use e.g. {usual}.")
-        object.__setattr__(config, name, _plain(value))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return tuple(map(_plain, value))
-    if isinstance(value, bool | int | float) or not isinstance(value, Real):
-        return value
-    return int(value) if isinstance(value, Integral) else float(value)
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    """Return whether a value is of a field's type; NumPy's numbers are, and a list stands for a tuple."""
-    parts = get_args(kind)
-    if get_origin(kind) is tuple:
-        return isinstance(value, list | tuple) and all(_fits(each, parts[0]) for each in value)
-    if get_origin(kind) is Literal:
-        return True  # each of these has a check of its own
-    if parts:
-        return any(_fits(value, part) for part in parts)
-    numbers = {int: Integral, float: Real}
-    return isinstance(value, numbers.get(kind, kind)) and (kind is bool or not isinstance(value, bool))
-
-
-def _told(kind: Any) -> str:
-    parts = get_args(kind)
-    if get_origin(kind) is tuple:
-        return f"a list, each {_told(parts[0])}"
-    if parts:
-        return " or ".join(map(_told, parts))
-    return {int: "a whole number", float: "a number", bool: "True or False"}.get(kind, "None")
-
-
-def _require_activation(section: str, activation: str) -> None:
-    if activation not in ("relu", "tanh"):
-        raise ConfigError(f"{section}.activation must be relu or tanh, got {activation!r}; use e.g. relu.")
 
 
 @dataclass(frozen=True)
@@ -141,26 +62,26 @@ class PPOConfig:
     """Weight of the past in the average of the weights over rollouts, which is what ships; 0: the last weights."""
 
     def __post_init__(self) -> None:
-        _require_kinds("ppo.", self)
+        require_kinds("ppo.", self)
         for name in ("num_envs", "n_steps", "batch_size", "n_epochs"):
             value = getattr(self, name)
-            _require(f"ppo.{name}", value, "a whole number of at least 1", value >= 1, str(getattr(PPOConfig, name)))
+            require(f"ppo.{name}", value, "a whole number of at least 1", value >= 1, str(getattr(PPOConfig, name)))
         for name in ("gamma", "gae_lambda", "cost_gamma", "cost_gae_lambda"):
             value = getattr(self, name)
-            _require(f"ppo.{name}", value, "between 0 and 1", 0 <= value <= 1, str(getattr(PPOConfig, name)))
+            require(f"ppo.{name}", value, "between 0 and 1", 0 <= value <= 1, str(getattr(PPOConfig, name)))
         for name in ("learning_rate", "clip_range", "max_grad_norm"):
             value = getattr(self, name)
-            _require(f"ppo.{name}", value, "> 0", value > 0, str(getattr(PPOConfig, name)))
+            require(f"ppo.{name}", value, "> 0", value > 0, str(getattr(PPOConfig, name)))
         for name in ("final_learning_rate", "entropy_coefficient", "value_coefficient", "cost_value_coefficient"):
             value = getattr(self, name)
-            _require(f"ppo.{name}", value, ">= 0", value >= 0, str(getattr(PPOConfig, name)))
+            require(f"ppo.{name}", value, ">= 0", value >= 0, str(getattr(PPOConfig, name)))
         if self.target_kl is not None:
-            _require("ppo.target_kl", self.target_kl, "> 0, or null", self.target_kl > 0, "0.02")
+            require("ppo.target_kl", self.target_kl, "> 0, or null", self.target_kl > 0, "0.02")
         for name in ("hidden", "critic_hidden"):
             for width in getattr(self, name):
-                _require(f"ppo.{name}", width, "a list of widths of at least 1", width >= 1, "[128]")
-        _require_activation("ppo", self.activation)
-        _require("ppo.averaging", self.averaging, "at least 0 and below 1", 0 <= self.averaging < 1, "0.9")
+                require(f"ppo.{name}", width, "a list of widths of at least 1", width >= 1, "[128]")
+        require_activation("ppo", self.activation)
+        require("ppo.averaging", self.averaging, "at least 0 and below 1", 0 <= self.averaging < 1, "0.9")
         samples = self.num_envs * self.n_steps
         if samples < 2:
             raise ConfigError(
@@ -201,25 +122,25 @@ class LagrangianConfig:
     """Standard errors that a policy's measured cost keeps below the limit, where a policy of the run can."""
 
     def __post_init__(self) -> None:
-        limit = _checked_limits("lagrangian.limit", self.limit, "a number >= 0, or a list of them")
+        limit = one_or_several("lagrangian.limit", self.limit, "a number >= 0, or a list of them")
         object.__setattr__(self, "limit", limit)  # a list becomes a tuple: the configuration stays hashable
-        _require_kinds("lagrangian.", self)
+        require_kinds("lagrangian.", self)
         if self.update not in ("sgd", "pi", "pid"):
             raise ConfigError(f"lagrangian.update must be sgd, pi or pid, got {self.update!r}; use e.g. sgd.")
-        _require("lagrangian.lr", self.lr, "> 0", self.lr > 0, "20")
+        require("lagrangian.lr", self.lr, "> 0", self.lr > 0, "20")
         for name in ("proportional", "derivative"):
-            _require(f"lagrangian.{name}", getattr(self, name), ">= 0", getattr(self, name) >= 0, "1")
-        _require("lagrangian.smoothing", self.smoothing, "at least 0 and below 1", 0 <= self.smoothing < 1, "0.5")
-        _require("lagrangian.maximum", self.maximum, ">= 0", self.maximum >= 0, "20")
+            require(f"lagrangian.{name}", getattr(self, name), ">= 0", getattr(self, name) >= 0, "1")
+        require("lagrangian.smoothing", self.smoothing, "at least 0 and below 1", 0 <= self.smoothing < 1, "0.5")
+        require("lagrangian.maximum", self.maximum, ">= 0", self.maximum >= 0, "20")
         if self.initial is not None:
-            _require(
+            require(
                 "lagrangian.initial",
                 self.initial,
                 f"between 0 and lagrangian.maximum = {self.maximum}, or null",
                 0 <= self.initial <= self.maximum,
                 "0",
             )
-        _require("lagrangian.margin", self.margin, ">= 0", self.margin >= 0, "1")
+        require("lagrangian.margin", self.margin, ">= 0", self.margin >= 0, "1")
 
     def limits(self, n_constraints: int) -> list[float]:
         """Return one limit per constraint.
@@ -227,7 +148,7 @@ class LagrangianConfig:
         Raises:
             ConfigError: a list of another length was given.
         """
-        return _per_constraint("lagrangian.limit", self.limit, n_constraints)
+        return per_constraint("lagrangian.limit", self.limit, n_constraints)
 
 
 @dataclass(frozen=True)
@@ -247,10 +168,10 @@ class SmoothingConfig:
     """Train rows that the forest is fitted on, and the policy learns from, at most; a random sample of more."""
 
     def __post_init__(self) -> None:
-        _require_kinds("smoothing.", self)
-        _require("smoothing.trees", self.trees, "a whole number >= 0", self.trees >= 0, "6")
-        _require("smoothing.folds", self.folds, "a whole number >= 2", self.folds >= 2, "3")
-        _require(
+        require_kinds("smoothing.", self)
+        require("smoothing.trees", self.trees, "a whole number >= 0", self.trees >= 0, "6")
+        require("smoothing.folds", self.folds, "a whole number >= 2", self.folds >= 2, "3")
+        require(
             "smoothing.max_features",
             self.max_features,
             "above 0 and at most 1",
@@ -260,7 +181,7 @@ class SmoothingConfig:
         for name in ("min_leaf", "max_rows"):
             value = getattr(self, name)
             example = str(getattr(SmoothingConfig, name))
-            _require(f"smoothing.{name}", value, "a whole number of at least 1", value >= 1, example)
+            require(f"smoothing.{name}", value, "a whole number of at least 1", value >= 1, example)
 
 
 @dataclass(frozen=True)
@@ -288,18 +209,18 @@ class ExactConfig:
     the second half ships."""
 
     def __post_init__(self) -> None:
-        _require_kinds("exact.", self)
+        require_kinds("exact.", self)
         for name in ("batch_size", "steps", "judgements"):
             value = getattr(self, name)
             example = str(getattr(ExactConfig, name))
-            _require(f"exact.{name}", value, "a whole number of at least 1", value >= 1, example)
+            require(f"exact.{name}", value, "a whole number of at least 1", value >= 1, example)
         for name in ("entropy_coefficient", "weight_decay"):
-            _require(f"exact.{name}", getattr(self, name), ">= 0", getattr(self, name) >= 0, "0.01")
-        _require("exact.learning_rate", self.learning_rate, "> 0", self.learning_rate > 0, "0.003")
+            require(f"exact.{name}", getattr(self, name), ">= 0", getattr(self, name) >= 0, "0.01")
+        require("exact.learning_rate", self.learning_rate, "> 0", self.learning_rate > 0, "0.003")
         for width in self.hidden:
-            _require("exact.hidden", width, "a list of widths of at least 1", width >= 1, "[128]")
-        _require_activation("exact", self.activation)
-        _require("exact.averaging", self.averaging, "at least 0 and below 1", 0 <= self.averaging < 1, "0.99")
+            require("exact.hidden", width, "a list of widths of at least 1", width >= 1, "[128]")
+        require_activation("exact", self.activation)
+        require("exact.averaging", self.averaging, "at least 0 and below 1", 0 <= self.averaging < 1, "0.99")
 
 
 @dataclass(frozen=True)
@@ -319,15 +240,15 @@ class CurriculumConfig:
     """Share of audio questions at the end, e.g. 0.35 where a table holds very few or very many; null: the table's."""
 
     def __post_init__(self) -> None:
-        _require_kinds("curriculum.", self)
-        _require("curriculum.steps", self.steps, "a whole number >= 0", self.steps >= 0, "20000")
+        require_kinds("curriculum.", self)
+        require("curriculum.steps", self.steps, "a whole number >= 0", self.steps >= 0, "20000")
         allowed = f"between 0 and {LARGEST_PRICE:g}"
-        _require("curriculum.initial", self.initial, allowed, 0 <= self.initial <= LARGEST_PRICE, "0")
+        require("curriculum.initial", self.initial, allowed, 0 <= self.initial <= LARGEST_PRICE, "0")
         if (cap := self.cap_initial) is not None:
-            _require("curriculum.cap_initial", cap, "a whole number of at least 1, or null", cap >= 1, "4")
+            require("curriculum.cap_initial", cap, "a whole number of at least 1, or null", cap >= 1, "4")
         for name in ("audio_share_initial", "audio_share_final"):
             if (share := getattr(self, name)) is not None:
-                _require(f"curriculum.{name}", share, "between 0 and 1, or null", 0 <= share <= 1, "0.35")
+                require(f"curriculum.{name}", share, "between 0 and 1, or null", 0 <= share <= 1, "0.35")
 
     def alpha(self, step: int, final: float) -> float:
         """Return alpha after `step` environment steps of the run."""
@@ -375,12 +296,12 @@ class CertifyConfig:
         if self.method not in methods:
             raise ConfigError(f"certify.method must be one of {', '.join(methods)}, got {self.method!r}; use harm.")
         if self.limit is not None:
-            limit = _checked_limits("certify.limit", self.limit, "a number >= 0, a list of them, or null")
+            limit = one_or_several("certify.limit", self.limit, "a number >= 0, a list of them, or null")
             object.__setattr__(self, "limit", limit)
-        _require_kinds("certify.", self)
-        _require("certify.delta", self.delta, "between 0 and 1, neither included", 0 < self.delta < 1, "0.05")
-        _require("certify.grid", self.grid, "a whole number of at least 1", self.grid >= 1, "1000")
-        _require("certify.seed", self.seed, "a whole number >= 0", self.seed >= 0, "0")
+        require_kinds("certify.", self)
+        require("certify.delta", self.delta, "between 0 and 1, neither included", 0 < self.delta < 1, "0.05")
+        require("certify.grid", self.grid, "a whole number of at least 1", self.grid >= 1, "1000")
+        require("certify.seed", self.seed, "a whole number >= 0", self.seed >= 0, "0")
 
     def limits(self, n_sets: int, lagrangian: LagrangianConfig) -> list[float]:
         """Return one limit per retention set.
@@ -390,7 +311,7 @@ class CertifyConfig:
         """
         if self.limit is None:
             return lagrangian.limits(n_sets)
-        return _per_constraint("certify.limit", self.limit, n_sets)
+        return per_constraint("certify.limit", self.limit, n_sets)
 
 
 @dataclass(frozen=True)
@@ -411,13 +332,13 @@ class DistillConfig:
     """Whether the student is also written as gate.onnx; needs the extra [export]."""
 
     def __post_init__(self) -> None:
-        _require_kinds("distill.", self)
+        require_kinds("distill.", self)
         for name in ("hidden", "steps", "batch_size"):
             value = getattr(self, name)
             example = str(getattr(DistillConfig, name))
-            _require(f"distill.{name}", value, "a whole number of at least 1", value >= 1, example)
-        _require("distill.learning_rate", self.learning_rate, "> 0", self.learning_rate > 0, "0.003")
-        _require("distill.mix", self.mix, "between 0 and 1", 0 <= self.mix <= 1, "1")
+            require(f"distill.{name}", value, "a whole number of at least 1", value >= 1, example)
+        require("distill.learning_rate", self.learning_rate, "> 0", self.learning_rate > 0, "0.003")
+        require("distill.mix", self.mix, "between 0 and 1", 0 <= self.mix <= 1, "1")
 
 
 @dataclass(frozen=True)
@@ -440,4 +361,4 @@ class AgentConfig:
     def __post_init__(self) -> None:
         for name in ("total_timesteps", "checkpoint_every"):
             value = getattr(self, name)
-            _require(name, value, "a whole number of at least 1", value >= 1, str(getattr(AgentConfig, name)))
+            require(name, value, "a whole number of at least 1", value >= 1, str(getattr(AgentConfig, name)))
