@@ -69,9 +69,11 @@ class PPOConfig:
         for name in ("gamma", "gae_lambda", "cost_gamma", "cost_gae_lambda"):
             value = getattr(self, name)
             require(f"ppo.{name}", value, "between 0 and 1", 0 <= value <= 1, str(getattr(PPOConfig, name)))
-        for name in ("learning_rate", "clip_range", "max_grad_norm"):
+        for name in ("learning_rate", "max_grad_norm"):
             value = getattr(self, name)
             require(f"ppo.{name}", value, "> 0", value > 0, str(getattr(PPOConfig, name)))
+        clip = self.clip_range  # a ratio beyond any that means something would be no float32
+        require("ppo.clip_range", clip, "above 0 and at most 1000", 0 < clip <= 1000, "0.2")
         for name in ("final_learning_rate", "entropy_coefficient", "value_coefficient", "cost_value_coefficient"):
             value = getattr(self, name)
             require(f"ppo.{name}", value, ">= 0", value >= 0, str(getattr(PPOConfig, name)))

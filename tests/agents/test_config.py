@@ -53,6 +53,7 @@ def test_importing_the_configuration_imports_nothing_heavy() -> None:
             r"initial must be between 0 and lagrangian\.maximum = 20\.0, or null, got 30\.0",
         ),
         (lambda: LagrangianConfig(limit=(0.1, 0.2)).limits(3), r"one number or 3 .* got 2: \[0\.1, 0\.2\]"),
+        (lambda: PPOConfig(clip_range=1e300), r"ppo\.clip_range must be above 0 and at most 1000, got 1e\+300"),
         (lambda: LagrangianConfig(margin=-0.5), r"lagrangian\.margin must be >= 0, got -0\.5; use e\.g\. 1"),
         (lambda: PPOConfig(activation="gelu"), r"ppo\.activation must be relu or tanh, got 'gelu'; use e\.g\. relu"),  # type: ignore[arg-type]
         (lambda: PPOConfig(averaging=1.0), r"ppo\.averaging must be at least 0 and below 1, got 1\.0"),

@@ -92,7 +92,7 @@ def test_a_trial_draws_every_setting_within_its_range() -> None:
             r"other values with --tune\.space\.batch_size, or null to keep the run's own\.$",
         ),
         ({"batch_size": (300,)}, r"= 2000, got 300; give other values with --tune\.space\.batch_size, or null"),
-        ({"clip_range": (0.0, 0.2), "logarithmic": ()}, r"ppo\.clip_range must be > 0"),
+        ({"clip_range": (0.0, 0.2), "logarithmic": ()}, r"ppo\.clip_range must be above 0"),
         ({"alpha": (-1.0, 1.0)}, r"reward\.alpha must be a finite number >= 0"),
         ({"hidden": ((0,),)}, r"ppo\.hidden must be a list of widths"),
         (
