@@ -22,7 +22,7 @@ SLOW_BUILD = """
 import sys, time
 from pathlib import Path
 import importlib.util
-sys.path.insert(0, str(Path(sys.argv[1]).parent))
+sys.path.insert(0, str(Path(sys.argv[1]).parents[1] / "helpers"))
 spec = importlib.util.spec_from_file_location("synthetic", sys.argv[1])
 synthetic = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(synthetic)
