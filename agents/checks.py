@@ -33,17 +33,15 @@ def per_constraint(name: str, limit: float | tuple[float, ...], n_constraints: i
     return [float(value) for value in limit]
 
 
-def one_or_several(name: str, limit: Any, allowed: str) -> float | tuple[float, ...]:
-    """Return one limit, or all of a list as a tuple, or raise the one-line error of what is neither."""
-    several = isinstance(limit, list | tuple)
-    limits = tuple(limit) if several else (limit,)
+def require_limits(name: str, limit: Any, allowed: str) -> None:
+    """Raise the one-line error of what is neither one limit nor a list of some."""
+    limits = limit if isinstance(limit, list | tuple) else (limit,)
     if not limits:
         raise ConfigError(f"{name} must be a number or a list of at least one, got []; use e.g. 0.003.")
     for value in limits:
         if not isinstance(value, Real):
             raise ConfigError(f"{name} must be {allowed}, got {limit!r}; use e.g. 0.003.")
         require(name, number := float(value), allowed, number >= 0, "0.003")
-    return limits if several else limit
 
 
 def require_kinds(section: str, config: Any) -> None:

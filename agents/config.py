@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from agents.checks import one_or_several, per_constraint, require, require_activation, require_kinds
+from agents.checks import per_constraint, require, require_activation, require_kinds, require_limits
 from envs.config import LARGEST_PRICE, RewardConfig
 from supervised.errors import ConfigError
 
@@ -124,8 +124,7 @@ class LagrangianConfig:
     """Standard errors that a policy's measured cost keeps below the limit, where a policy of the run can."""
 
     def __post_init__(self) -> None:
-        limit = one_or_several("lagrangian.limit", self.limit, "a number >= 0, or a list of them")
-        object.__setattr__(self, "limit", limit)  # a list becomes a tuple: the configuration stays hashable
+        require_limits("lagrangian.limit", self.limit, "a number >= 0, or a list of them")
         require_kinds("lagrangian.", self)
         if self.update not in ("sgd", "pi", "pid"):
             raise ConfigError(f"lagrangian.update must be sgd, pi or pid, got {self.update!r}; use e.g. sgd.")
@@ -298,8 +297,7 @@ class CertifyConfig:
         if self.method not in methods:
             raise ConfigError(f"certify.method must be one of {', '.join(methods)}, got {self.method!r}; use harm.")
         if self.limit is not None:
-            limit = one_or_several("certify.limit", self.limit, "a number >= 0, a list of them, or null")
-            object.__setattr__(self, "limit", limit)
+            require_limits("certify.limit", self.limit, "a number >= 0, a list of them, or null")
         require_kinds("certify.", self)
         require("certify.delta", self.delta, "between 0 and 1, neither included", 0 < self.delta < 1, "0.05")
         require("certify.grid", self.grid, "a whole number of at least 1", self.grid >= 1, "1000")

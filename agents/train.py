@@ -132,10 +132,11 @@ def train_agent(
 
     def keep(entry: dict[str, float]) -> None:
         further = measure(task.selection.actions) if measure is not None and "validation/utility" in entry else {}
-        check_figures(entry | further)
-        history.append(entry | further)
+        entry = entry | further
+        check_figures(entry)
+        history.append(entry)
         if progress is not None:
-            progress(int(entry["step"]), history[-1])
+            progress(int(entry["step"]), entry)
 
     with run_of(seed, config.agent):
         if config.agent == "exact":
