@@ -6,7 +6,7 @@ not even indexed: order does not matter to a mean.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch as th
 from gymnasium import spaces
 from torch import Tensor
 
-from agents.cost_policy import Observations
+from agents.cost_policy import Observations, map_observations
 
 
 @dataclass(frozen=True)
@@ -161,13 +161,6 @@ def gae(rewards: Tensor, values: Tensor, last_values: Tensor, ends: Tensor, gamm
         carried = deltas[t] + gamma * gae_lambda * goes_on[t] * carried
         advantages[t] = carried
     return advantages
-
-
-def map_observations(function: Callable[[Any], Any], observations: Any) -> Any:
-    """Apply `function` to an observation, or to every part of a Dict observation."""
-    if isinstance(observations, dict):
-        return {name: function(part) for name, part in observations.items()}
-    return function(observations)
 
 
 def _join_observations(steps: list[Any]) -> Observations:

@@ -5,6 +5,7 @@ stable-baselines3's `ActorCriticPolicy` with one more critic for every constrain
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NoReturn
 
@@ -28,6 +29,13 @@ from agents.layers import Layers, linear_layers
 from supervised.errors import ConfigError
 
 Observations = Tensor | dict[str, Tensor]
+
+
+def map_observations(function: Callable[[Any], Any], observations: Any) -> Any:
+    """Apply `function` to an observation, or to every part of a Dict observation."""
+    if isinstance(observations, dict):
+        return {name: function(part) for name, part in observations.items()}
+    return function(observations)
 
 
 class CostActorCriticPolicy(ActorCriticPolicy):
@@ -150,11 +158,8 @@ class CostActorCriticPolicy(ActorCriticPolicy):
 
     def probabilities(self, observations: Observations) -> Tensor:
         """Return the probability of every action (N, A) for observations on any device; discrete actions only."""
-        if isinstance(observations, dict):
-            observations = {name: part.to(self.device) for name, part in observations.items()}
-        else:
-            observations = observations.to(self.device)
-        features = self.extract_features(observations, self.pi_features_extractor)
+        here = map_observations(lambda part: part.to(self.device), observations)
+        features = self.extract_features(here, self.pi_features_extractor)
         return th.softmax(self.action_net(self.mlp_extractor.forward_actor(features)), dim=1)
 
     def policy_layers(self) -> Layers:

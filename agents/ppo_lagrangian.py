@@ -21,9 +21,9 @@ from stable_baselines3.common.utils import LinearSchedule, get_system_info, obs_
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from torch import Tensor, nn
 
-from agents.buffer import CostRolloutBuffer, Step, map_observations
+from agents.buffer import CostRolloutBuffer, Step
 from agents.config import LagrangianConfig, PPOConfig
-from agents.cost_policy import CostActorCriticCnnPolicy, CostActorCriticPolicy
+from agents.cost_policy import CostActorCriticCnnPolicy, CostActorCriticPolicy, map_observations
 from agents.divergence import sampling
 from agents.episodes import EpisodeMeter, check_environment, check_rewards, read_costs, within_bounds
 from agents.multiplier import LagrangeMultiplier

@@ -16,8 +16,7 @@ import torch as th
 from gymnasium import spaces
 from torch import Tensor
 
-from agents.buffer import map_observations
-from agents.cost_policy import Observations
+from agents.cost_policy import Observations, map_observations
 from supervised.errors import ConfigError
 
 CHUNK = 65_536  # rows of one forward pass, so that a large table does not need a large peak of memory
