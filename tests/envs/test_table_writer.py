@@ -21,17 +21,14 @@ from supervised.errors import TableError
 SLOW_BUILD = """
 import sys, time
 from pathlib import Path
-import importlib.util
-sys.path.insert(0, str(Path(sys.argv[1]).parents[1] / "helpers"))
-spec = importlib.util.spec_from_file_location("synthetic", sys.argv[1])
-synthetic = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(synthetic)
-original = synthetic.TableWriter.write_part
+sys.path.insert(0, sys.argv[1])
+import synthetic_tables
+original = synthetic_tables.TableWriter.write_part
 def slowly(self, *args, **kwargs):
     original(self, *args, **kwargs)
     time.sleep(0.02)
-synthetic.TableWriter.write_part = slowly
-synthetic.build_synthetic_table(Path(sys.argv[2]), rows_per_part=16)
+synthetic_tables.TableWriter.write_part = slowly
+synthetic_tables.build_synthetic_table(Path(sys.argv[2]), rows_per_part=16)
 print("finished")
 """
 ONE_ROW: dict[str, np.ndarray] = {
@@ -49,8 +46,8 @@ def header(**provenance: object) -> Header:
 
 
 def run_build(folder: Path) -> subprocess.Popen[str]:
-    conftest = Path(__file__).parent / "conftest.py"
-    command = [sys.executable, "-c", SLOW_BUILD, str(conftest), str(folder)]
+    helpers = Path(__file__).parents[1] / "helpers"
+    command = [sys.executable, "-c", SLOW_BUILD, str(helpers), str(folder)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
